@@ -1,0 +1,52 @@
+# make quickstart   install what is needed into .venv, and run examples/quickstart.py
+# make test         install what the tests need into .venv, then lint, format check and tests
+# make lint, make format, make clean
+#
+# Another interpreter:  make test PYTHON=python3.12
+# Another environment:  make test VENV=/path/to/venv
+# Options for pip, such as the smaller CPU build of torch:
+#   make quickstart PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
+PACKAGING := setup.py pyproject.toml
+
+.PHONY: quickstart test lint format clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python examples/quickstart.py
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -f $(VENV)/.installed $(VENV)/.installed-test
+
+# The stamps say when the environment was last installed, so that nothing is installed twice.
+$(VENV)/.installed: $(PACKAGING) | $(BIN)/python
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(PACKAGING) | $(BIN)/python
+	$(INSTALL) -e ".[test]"
+	@touch $(VENV)/.installed $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo 'dedn_hf needs Python 3.10 or later, but "$(PYTHON)" is' \
+			"$$($(PYTHON) --version 2>&1 || true). Name another one: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)

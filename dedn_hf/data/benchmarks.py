@@ -1,0 +1,64 @@
+"""The three benchmarks' proposed splits (Xian et al., TPAMI 2018), class attributes and image lists, as packaged.
+
+`metadata/` holds three files a benchmark: `.json` (class names and roles, attribute names and groups), `.npz` (class
+attributes K x A on their raw scale, word vectors A x 300) and `_images.csv.gz` (every image, its label and split).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+
+METADATA = Path(__file__).parent / "metadata"
+BENCHMARKS = ("cub", "sun", "awa2")
+
+
+class ListedImage(NamedTuple):
+    """One image of a benchmark: path inside the image folder, 0-based class index, split."""
+
+    file: str
+    label: int
+    split: str  # "trainval", "test_seen" or "test_unseen"
+
+
+def attribute_table(name: str) -> AttributeTable:
+    """The K x A class attributes of 'cub' (200 x 312), 'sun' (717 x 102) or 'awa2' (50 x 85).
+
+    Classes stand in the order of the proposed split, which is not alphabetical. Values are raw: percent for CUB and
+    AWA2, 0 to 1 for SUN. AWA2 holds four entries of -1, which mean "missing", kept as published.
+    `attribute_embeddings` are the word vectors of the attribute names (D = 300), `roles` the proposed split's.
+
+    Raises:
+        ValueError: `name` is not a benchmark; the message names near ones.
+    """
+    require_benchmark(name)
+    described = json.loads((METADATA / f"{name}.json").read_text(encoding="utf-8"))
+    with np.load(METADATA / f"{name}.npz", allow_pickle=False) as arrays:
+        return AttributeTable(
+            class_names=[entry["name"] for entry in described["classes"]],
+            attribute_names=[entry["name"] for entry in described["attributes"]],
+            class_attributes=arrays["class_attributes"],
+            attribute_groups=[entry["group"] for entry in described["attributes"]],
+            roles=[entry["role"] for entry in described["classes"]],
+            attribute_embeddings=arrays["word_vectors"],
+        )
+
+
+def image_list(name: str) -> list[ListedImage]:
+    """Every image of benchmark `name`, ordered by file name. Raises ValueError for an unknown name."""
+    require_benchmark(name)
+    with gzip.open(METADATA / f"{name}_images.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        return [ListedImage(row["file"], int(row["label"]), row["split"]) for row in csv.DictReader(file)]
+
+
+def require_benchmark(name: str) -> None:
+    """Raise ValueError, with near names, unless `name` is one of `BENCHMARKS`."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"No benchmark {name!r}: there are {', '.join(BENCHMARKS)}.{near_names(name, BENCHMARKS)}")

@@ -1,0 +1,166 @@
+"""`prepare`: any data set as a folder of Parquet files that plain `datasets.load_dataset(folder)` opens.
+
+Images are stored once, as the original bytes, one group of files a portion; the two configurations of the folder
+('default' and 'validation') list the groups that make up their splits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dedn_hf.data.catalog import PORTIONS, SPLITS
+from dedn_hf.data.loading import RECORD_FILE, builder_class
+
+if TYPE_CHECKING:
+    from dedn_hf.data.base import ZeroShotBuilder
+
+DATA_FOLDER = "data"
+
+
+def prepare(
+    name: str,
+    out: str | Path,
+    data_dir: str | Path | None = None,
+    strict: bool = False,
+    overwrite: bool = False,
+    max_shard_size: str = "500MB",
+    **options: Any,
+) -> Path:
+    """Write data set `name` to the folder `out`: README.md, data/*.parquet, attributes.csv (and .npz), dedn.json.
+
+    Everything is written to a folder beside `out` and renamed at the end: `out` is whole or is not there. After an
+    interruption, run it again. A finished folder of ours is replaced.
+
+    Args:
+        name: 'cub', 'sun', 'awa2', 'folder' or 'shapes'.
+        out: folder to write.
+        data_dir: folder of the images.
+        strict: an image that does not decode is an error, not a warning.
+        overwrite: replace `out` even if something else is in it.
+        max_shard_size: size of a Parquet file, before compression.
+        options: further arguments of the data set's builder.
+
+    Raises:
+        FileExistsError: `out` holds something that `prepare` did not write.
+        ValueError, FileNotFoundError: as the data set's builder.
+    """
+    out = Path(out).absolute()
+    require_free(out, overwrite)
+    if data_dir is not None:
+        options["data_dir"] = data_dir
+    unfinished = out.with_name(f"{out.name}.unfinished")
+    builder = builder_class(name)(config_name="portions", strict=strict, cache_dir=unfinished / "cache", **options)
+    fresh_folder(unfinished)
+    try:
+        data = str(unfinished / DATA_FOLDER)
+        builder.download_and_prepare(data, file_format="parquet", max_shard_size=max_shard_size)
+        builder.table.save(unfinished)
+        write_card(unfinished, builder)
+        write_record(unfinished, name, builder)
+        remove_scaffolding(unfinished)
+        publish(unfinished, out)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return out
+
+
+def require_free(out: Path, overwrite: bool) -> None:
+    """Raise FileExistsError where `out` holds something that `prepare` did not write."""
+    if out.exists() and not overwrite and not (out / RECORD_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+        raise FileExistsError(
+            f"{out} is not empty and `dedn prepare` did not write it. Name another, or overwrite it."
+        )
+
+
+def fresh_folder(folder: Path) -> None:
+    """Make an empty folder, without what an interrupted run has left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def portion_files(folder: Path) -> dict[str, list[str]]:
+    """Portion -> its Parquet files, as paths relative to `folder`."""
+    return {
+        portion: [f"{DATA_FOLDER}/{path.name}" for path in sorted((folder / DATA_FOLDER).glob(f"*-{portion}[-.]*"))]
+        for portion in PORTIONS
+    }
+
+
+def write_card(folder: Path, builder: ZeroShotBuilder) -> None:
+    """README.md, whose head tells `load_dataset` (and the Hub) which files make up each split."""
+    import yaml
+
+    files = portion_files(folder)
+    configs = [
+        {
+            "config_name": config_name,
+            "data_files": [
+                {"split": split, "path": [path for portion in portions for path in files[portion]]}
+                for split, portions in SPLITS[config_name].items()
+            ],
+        }
+        for config_name in ("default", "validation")
+    ]
+    head = yaml.safe_dump({"task_categories": ["zero-shot-image-classification"], "configs": configs}, sort_keys=False)
+    (folder / "README.md").write_text(f"---\n{head}---\n{describe(builder)}", encoding="utf-8")
+
+
+def describe(builder: ZeroShotBuilder) -> str:
+    """The readable part of README.md."""
+    table, counts = builder.table, {split: info.num_examples for split, info in builder.info.splits.items()}
+    lines = [
+        f"# {builder.dataset_name}",
+        builder.DESCRIPTION,
+        f"{len(table)} classes ({int(table.seen.sum())} seen), {table.num_attributes} attributes (`attributes.csv`).",
+        "`default`: train, test_seen, test_unseen. `validation`: train, val_seen, val_unseen, without any test image.",
+        "Images by portion: " + ", ".join(f"{portion} {count}" for portion, count in counts.items()) + ".",
+        f"Homepage: {builder.HOMEPAGE}" if builder.HOMEPAGE else "",
+        f"Cite: {builder.CITATION}" if builder.CITATION else "",
+    ]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def write_record(folder: Path, name: str, builder: ZeroShotBuilder) -> None:
+    """dedn.json: what was prepared, and what was left out."""
+    record = {
+        "name": name,
+        "images": {split: info.num_examples for split, info in builder.info.splits.items()},
+        "missing_classes": builder.missing_classes,
+        "left_out": builder.left_out,
+    }
+    (folder / RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def remove_scaffolding(folder: Path) -> None:
+    """Leave Parquet files only in the data folder, and nothing of the builder's locks and caches."""
+    for path in [*folder.glob("*.lock"), *(folder / DATA_FOLDER).iterdir()]:
+        if path.suffix != ".parquet":
+            path.unlink()
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+
+
+def publish(unfinished: Path, out: Path) -> None:
+    """Rename the finished folder to `out`, after its content has reached the disk."""
+    for path in [*unfinished.rglob("*"), unfinished]:
+        sync(path)
+    if out.exists():
+        replaced = out.with_name(f"{out.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        out.rename(replaced)
+    unfinished.rename(out)
+    sync(out.parent)
+    shutil.rmtree(out.with_name(f"{out.name}.replaced"), ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Metrics of generalized zero-shot learning."""

@@ -1,0 +1,292 @@
+"""Classes x attributes: the description of every class that a zero-shot model knows.
+
+One `AttributeTable` is all that separates a seen class from an unseen one: a name and a row of attribute values.
+Needs numpy only; CSV in and out, so that a spreadsheet is enough to describe new classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+
+ROLES = ("train", "val", "unseen")
+GROUP_ROW = "#group"
+_SEEN_WORDS = {"1": True, "true": True, "yes": True, "seen": True, "0": False, "false": False, "no": False}
+_SEEN_WORDS["unseen"] = False
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """' Did you mean 'a', 'b'?' for an unknown name, or '' when nothing in `known` is near."""
+    lowered = {k.lower(): k for k in known}
+    near = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)]
+    return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+
+
+@dataclass(eq=False)
+class AttributeTable:
+    """K classes described by A attributes.
+
+    Args:
+        class_names: K unique names, in the order of the labels 0..K-1.
+        attribute_names: A unique names.
+        class_attributes: K x A, raw scale (percent, 0/1, anything finite; the model L2-normalises each row).
+        attribute_groups: group name of each of the A attributes (body part, colour family...), or None.
+        roles: K of 'train', 'val', 'unseen'; 'train' and 'val' classes together are the *seen* ones. Default: all 'train'.
+        attribute_embeddings: A x D, e.g. word vectors of the attribute names, or None.
+
+    Raises:
+        ValueError: names not unique, shapes that disagree, values that are not finite, an all-zero row.
+    """
+
+    class_names: list[str]
+    attribute_names: list[str]
+    class_attributes: np.ndarray
+    attribute_groups: list[str] | None = None
+    roles: list[str] | None = None
+    attribute_embeddings: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.class_names = [str(name) for name in self.class_names]
+        self.attribute_names = [str(name) for name in self.attribute_names]
+        self.class_attributes = np.asarray(self.class_attributes, dtype=np.float32)
+        self.roles = ["train"] * len(self.class_names) if self.roles is None else [str(role) for role in self.roles]
+        if self.attribute_groups is not None:
+            self.attribute_groups = [str(group) for group in self.attribute_groups]
+        if self.attribute_embeddings is not None:
+            self.attribute_embeddings = np.asarray(self.attribute_embeddings, dtype=np.float32)
+        self._validate()
+
+    def _validate(self) -> None:
+        k, a = len(self.class_names), len(self.attribute_names)
+        if k == 0 or a == 0:
+            raise ValueError(f"An attribute table needs at least one class and one attribute; got {k} and {a}.")
+        _require_unique(self.class_names, "class")
+        _require_unique(self.attribute_names, "attribute")
+        if self.class_attributes.shape != (k, a):
+            raise ValueError(
+                f"class_attributes has shape {self.class_attributes.shape}, but {k} class names and {a} attribute "
+                f"names ask for ({k}, {a})."
+            )
+        for title, values, length in (("roles", self.roles, k), ("attribute_groups", self.attribute_groups, a)):
+            if values is not None and len(values) != length:
+                raise ValueError(f"{title} has {len(values)} entries, expected {length}.")
+        for name, role in zip(self.class_names, self.roles, strict=True):
+            if role not in ROLES:
+                raise ValueError(f"Class {name!r} has role {role!r}; use one of {', '.join(ROLES)}.")
+        self._validate_values()
+
+    def _validate_values(self) -> None:
+        bad = np.argwhere(~np.isfinite(self.class_attributes))
+        if len(bad):
+            row, column = bad[0]
+            raise ValueError(
+                f"Class {self.class_names[row]!r}, attribute {self.attribute_names[column]!r}: the value is "
+                f"{self.class_attributes[row, column]}, not a finite number ({len(bad)} such in all). Fill it in."
+            )
+        zero = np.flatnonzero(~self.class_attributes.any(axis=1))
+        if len(zero):
+            raise ValueError(
+                f"Class {self.class_names[zero[0]]!r} has only zeros, so nothing describes it "
+                f"({len(zero)} such row(s)). Give it at least one attribute or drop the row."
+            )
+        if self.attribute_embeddings is not None:
+            shape = self.attribute_embeddings.shape
+            if len(shape) != 2 or shape[0] != len(self.attribute_names) or shape[1] == 0:
+                raise ValueError(f"attribute_embeddings has shape {shape}, expected ({len(self.attribute_names)}, D).")
+            if not np.isfinite(self.attribute_embeddings).all():
+                raise ValueError("attribute_embeddings holds values that are not finite numbers.")
+
+    def __len__(self) -> int:
+        return len(self.class_names)
+
+    def __repr__(self) -> str:
+        groups = len(set(self.attribute_groups)) if self.attribute_groups else 0
+        return (
+            f"AttributeTable({len(self)} classes ({int(self.seen.sum())} seen), "
+            f"{len(self.attribute_names)} attributes, {groups} groups)"
+        )
+
+    @property
+    def num_attributes(self) -> int:
+        """A."""
+        return len(self.attribute_names)
+
+    @property
+    def seen(self) -> np.ndarray:
+        """K bool: True where the class has images to train on."""
+        return np.array([role != "unseen" for role in self.roles])
+
+    def require_seen_and_unseen(self) -> None:
+        """Raise ValueError unless there is at least one seen and one unseen class, as zero-shot training needs."""
+        for wanted, missing in (("seen", not self.seen.any()), ("unseen", bool(self.seen.all()))):
+            if missing:
+                raise ValueError(
+                    f"The attribute table has no {wanted} class. Give the CSV a column 'role' (train, val, unseen) or "
+                    "'seen' (1, 0) so that some classes are trained on and some are only described."
+                )
+
+    def select(self, class_names: Sequence[str]) -> AttributeTable:
+        """The table of `class_names` only, in that order. Raises ValueError for a name that is not in the table."""
+        position = {name: i for i, name in enumerate(self.class_names)}
+        for name in class_names:
+            if name not in position:
+                raise ValueError(f"No class {name!r} in the attribute table.{near_names(name, position)}")
+        rows = [position[name] for name in class_names]
+        return self.replace(
+            class_names=list(class_names),
+            class_attributes=self.class_attributes[rows],
+            roles=[self.roles[i] for i in rows],
+        )
+
+    def select_attributes(self, attribute_names: Sequence[str]) -> AttributeTable:
+        """The table with exactly `attribute_names` as columns, in that order. Raises ValueError for unknown names."""
+        position = {name: i for i, name in enumerate(self.attribute_names)}
+        missing = [name for name in attribute_names if name not in position]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} attribute(s) are not in the table, first {missing[0]!r}."
+                f"{near_names(missing[0], position)} It has {self.num_attributes}; {len(attribute_names)} are needed."
+            )
+        columns = [position[name] for name in attribute_names]
+        return self.replace(
+            attribute_names=list(attribute_names),
+            class_attributes=self.class_attributes[:, columns],
+            attribute_groups=self.attribute_groups and [self.attribute_groups[i] for i in columns],
+            attribute_embeddings=None if self.attribute_embeddings is None else self.attribute_embeddings[columns],
+        )
+
+    def replace(self, **changes) -> AttributeTable:
+        """A copy with some fields changed; validated again."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return AttributeTable(**{**fields, **changes})
+
+    # CSV ---------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_csv(cls, path: str | Path, groups: str | Path | dict[str, str] | None = None) -> AttributeTable:
+        """Read one row a class, one column an attribute.
+
+        The first column is the class name. A column `role` (train, val, unseen) or `seen` (1/0, yes/no, true/false)
+        says which classes have training images; without one, all are seen. An optional first row whose class cell is
+        `#group` names each attribute's group; `groups` (a dict, or a CSV file of attribute,group) does the same.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: what is wrong with the table, with file, line and column.
+        """
+        path = Path(path)
+        header, rows = _read_rows(path)
+        special = {name: i for i, name in enumerate(h.strip().lower() for h in header) if name in ("role", "seen") and i}
+        columns = [i for i in range(1, len(header)) if i not in special.values()]
+        names = [header[i].strip() for i in columns]
+        row_groups = None
+        if rows and rows[0][1][0].strip().lower() == GROUP_ROW:
+            row_groups = [rows[0][1][i].strip() for i in columns]
+            rows = rows[1:]
+        values = [[_number(cells[i], path, line, header[i]) for i in columns] for line, cells in rows]
+        roles = [_role(cells, special, path, line) for line, cells in rows]
+        attribute_groups = row_groups if groups is None else _read_groups(groups, names)
+        try:
+            matrix = np.array(values, dtype=np.float32).reshape(len(rows), len(names))
+            return cls([cells[0].strip() for _, cells in rows], names, matrix, attribute_groups, roles)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write what `from_csv` reads: values survive the round trip bit by bit (embeddings are not in the CSV)."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["class", "role", *self.attribute_names])
+            if self.attribute_groups:
+                writer.writerow([GROUP_ROW, "", *self.attribute_groups])
+            for name, role, row in zip(self.class_names, self.roles, self.class_attributes, strict=True):
+                writer.writerow([name, role, *(str(value) for value in row)])
+
+    def save(self, folder: str | Path) -> None:
+        """Write attributes.csv and, where there are embeddings, attributes.npz into an existing folder."""
+        self.to_csv(Path(folder) / "attributes.csv")
+        if self.attribute_embeddings is not None:
+            np.savez_compressed(Path(folder) / "attributes.npz", attribute_embeddings=self.attribute_embeddings)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> AttributeTable:
+        """Read what `save` wrote. Raises FileNotFoundError, or ValueError as `from_csv`."""
+        table = cls.from_csv(Path(folder) / "attributes.csv")
+        embeddings = Path(folder) / "attributes.npz"
+        if embeddings.exists():
+            with np.load(embeddings, allow_pickle=False) as file:
+                table = table.replace(attribute_embeddings=file["attribute_embeddings"])
+        return table
+
+
+def _require_unique(names: list[str], kind: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not name:
+            raise ValueError(f"An empty {kind} name. Every {kind} needs a name of its own.")
+        if name in seen:
+            raise ValueError(f"The {kind} name {name!r} stands twice. Rename or remove one of them.")
+        seen.add(name)
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"No attribute table at {path}. Give a CSV file: one row a class, one column an attribute.")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a readable CSV file in UTF-8 ({error}). Save it as 'CSV UTF-8'.") from None
+    if len(lines) < 2 or len(lines[0][1]) < 2:
+        raise ValueError(f"{path}: needs a header line (class, attribute, ...) and at least one class row.")
+    header = lines[0][1]
+    for line, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise ValueError(f"{path}, line {line}: {len(cells)} cells, but the header has {len(header)}.")
+    return header, lines[1:]
+
+
+def _number(cell: str, path: Path, line: int, column: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        what = "is empty" if not cell.strip() else f"holds {cell!r}, which is not a number"
+        raise ValueError(f"{path}, line {line}, column {column!r}: {what}. Put a number there.") from None
+
+
+def _role(cells: list[str], special: dict[str, int], path: Path, line: int) -> str:
+    role = cells[special["role"]].strip().lower() if "role" in special else ""
+    if role:
+        if role not in (*ROLES, "seen"):
+            raise ValueError(f"{path}, line {line}, column 'role': {role!r}. Use train, val or unseen.")
+        return "train" if role == "seen" else role
+    if "seen" in special:
+        word = cells[special["seen"]].strip().lower()
+        if word not in _SEEN_WORDS:
+            raise ValueError(f"{path}, line {line}, column 'seen': {word!r}. Use 1 (has training images) or 0.")
+        return "train" if _SEEN_WORDS[word] else "unseen"
+    return "train"
+
+
+def _read_groups(groups: str | Path | dict[str, str], attribute_names: list[str]) -> list[str]:
+    if not isinstance(groups, dict):
+        path = Path(groups)
+        if not path.is_file():
+            raise FileNotFoundError(f"No attribute group file at {path}. Give a CSV file of attribute,group.")
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            pairs = [row for row in csv.reader(file) if row]
+        short = next((row for row in pairs if len(row) < 2), None)
+        if short is not None:
+            raise ValueError(f"{path}: the line {short} has no group. Write attribute,group on every line.")
+        groups = {row[0].strip(): row[1].strip() for row in pairs}
+    missing = [name for name in attribute_names if name not in groups]
+    if missing:
+        raise ValueError(f"{len(missing)} attribute(s) have no group, first {missing[0]!r}. Add them to the groups.")
+    return [groups[name] for name in attribute_names]

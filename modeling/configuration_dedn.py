@@ -1,0 +1,123 @@
+"""Configuration of the Dual Expert Distillation Network (DEDN)."""
+
+from transformers import PreTrainedConfig
+
+
+EXPERTS = ("coarse", "fine")
+ATTENTIONS = ("region", "channel")
+FEATURE_SOURCES = ("stage", "head")
+
+
+class DEDNConfig(PreTrainedConfig):
+    r"""Everything about a DEDN model that is not a tensor.
+
+    Letters: K classes, A attributes, C channels and H x W regions of the backbone's feature map, D embedding size.
+
+    Args:
+        backbone: name of a timm model, or None for a model that takes cached `features` only.
+        backbone_kwargs: further arguments of `timm.create_model`, e.g. `{"img_size": 96}`.
+        feature_source: 'stage' reads the last feature map of timm's `features_only`; 'head' reads `forward_features`,
+            which in EfficientNets and MobileNets includes the last 1 x 1 convolution.
+        freeze_backbone: keep the backbone's weights and batch statistics as they are while training.
+        image_size: height and width of the input in pixels, after resizing and centre-cropping.
+        image_mean, image_std, interpolation, crop_pct: the backbone's own preprocessing (3 numbers, 3 numbers, PIL
+            filter name, fraction of the shorter side that the centre crop keeps).
+        feature_shape: [C, H, W] of the feature map.
+        attribute_names: A names, in the order of every attribute axis.
+        attribute_groups: group name of each attribute; each group gets its own part of the fine expert.
+        id2label: class names by label (of `PreTrainedConfig`).
+        embedding_size: D.
+        query_rank: rank h of a factorised region value P_r (the method's setting for SUN), or None for full rank.
+        experts, attentions: which of ('coarse', 'fine') and ('region', 'channel') there are; all, but for ablations.
+        normalize_scores: L2-normalise attribute scores and multiply logits by `logit_scale` ("cosine logits").
+            False is the published method.
+        logit_scale: initial scale of cosine logits; learned.
+        feature_dropout: probability of dropping a channel of the feature map in training, 0 in the published method.
+        region_weight: w_r, weight of the region score against the channel score in evaluation, 0..1.
+        coarse_weight: w_e, weight of the coarse expert's logits in the prediction, 0..1.
+        seen_bias: the seen bias m is -seen_bias for seen and +seen_bias for unseen classes (1 in the method).
+        calibration_bias: constant added to unseen logits of the prediction, chosen after training on validation
+            classes ("calibrated stacking", Chao et al., ECCV 2016); 0 in the method.
+        margin: delta of the margin-aware loss.
+        margin_weight, calibration_weight, distillation_weight, alignment_weight: weights of the losses (MAL, lambda_cal,
+            lambda_e, lambda_rc).
+        regression_weight: weight of the cosine distance between attribute scores and the label's class attributes;
+            0 in the published method.
+        label_smoothing: of the margin-aware loss, 0 in the published method.
+    """
+
+    model_type = "dedn"
+    # Trainer's evaluation then collects logits only.
+    keys_to_ignore_at_inference = ["attribute_scores", "coarse_logits", "fine_logits", "region_maps", "losses"]
+
+    backbone: str | None = None
+    backbone_kwargs: dict | None = None
+    feature_source: str = "stage"
+    freeze_backbone: bool = True
+    image_size: int = 224
+    image_mean: list | tuple = (0.485, 0.456, 0.406)
+    image_std: list | tuple = (0.229, 0.224, 0.225)
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+    feature_shape: list | tuple = (1, 1, 1)
+    attribute_names: list | None = None
+    attribute_groups: list | None = None
+    embedding_size: int = 300
+    query_rank: int | None = None
+    experts: list | tuple = EXPERTS
+    attentions: list | tuple = ATTENTIONS
+    normalize_scores: bool = False
+    logit_scale: float = 20.0
+    feature_dropout: float = 0.0
+    region_weight: float = 0.8
+    coarse_weight: float = 0.5
+    seen_bias: float = 1.0
+    calibration_bias: float = 0.0
+    margin: float = 2.0
+    margin_weight: float = 1.0
+    calibration_weight: float = 0.0
+    distillation_weight: float = 0.1
+    alignment_weight: float = 0.001
+    regression_weight: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self, **kwargs):
+        if self.attribute_names is None:
+            self.attribute_names = ["attribute"]
+        if self.attribute_groups is None:
+            self.attribute_groups = ["all"] * len(self.attribute_names)
+        super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {name: label for label, name in self.id2label.items()}
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.attribute_groups) != len(self.attribute_names):
+            raise ValueError(
+                f"attribute_groups names {len(self.attribute_groups)} attributes, attribute_names "
+                f"{len(self.attribute_names)}; give every attribute one group."
+            )
+        for field, value, allowed in (
+            ("experts", self.experts, EXPERTS),
+            ("attentions", self.attentions, ATTENTIONS),
+            ("feature_source", [self.feature_source], FEATURE_SOURCES),
+        ):
+            if not value or set(value) - set(allowed) or len(set(value)) != len(value):
+                raise ValueError(f"{field} is {value!r}; choose from {', '.join(allowed)}, each once at most.")
+        if len(self.feature_shape) != 3 or min(self.feature_shape) < 1:
+            raise ValueError(f"feature_shape is {self.feature_shape!r}; give [channels, height, width], all positive.")
+        for field in ("region_weight", "coarse_weight", "feature_dropout", "label_smoothing"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must lie between 0 and 1.")
+        if self.query_rank is not None and self.query_rank < 1:
+            raise ValueError(f"query_rank is {self.query_rank}; use a positive rank, or None for full rank.")
+
+    @property
+    def num_attributes(self) -> int:
+        """A."""
+        return len(self.attribute_names)
+
+    @property
+    def group_names(self) -> list[str]:
+        """The G distinct attribute groups, in order of first appearance."""
+        return list(dict.fromkeys(self.attribute_groups))

@@ -1,0 +1,74 @@
+"""The losses of DEDN, one function each (Rao et al., IJCAI 2024, section 3.3).
+
+Letters: B images, K classes, A attributes. `logits` are z = s T^t + m, the seen bias m included.
+"""
+
+import torch
+from torch.nn import functional as F
+
+
+EPSILON = 1e-9
+
+
+def margin_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    seen: torch.Tensor,
+    margin: float,
+    seen_bias: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Margin-aware loss (MAL): cross-entropy in which the true class must win by a margin over the seen classes.
+
+    Args:
+        logits: B x K. labels: B, 0..K-1. seen: K bool.
+        margin: delta, taken from the true class; every seen class gets `seen_bias`, unseen classes nothing.
+
+    Returns:
+        Scalar, mean over the batch.
+    """
+    bias = seen_bias_vector(seen, seen_bias, logits.dtype)
+    handicap = seen.to(logits.dtype) * seen_bias - margin * F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    return F.cross_entropy(logits - bias + handicap, labels, label_smoothing=label_smoothing)
+
+
+def seen_bias_vector(seen: torch.Tensor, seen_bias: float, dtype: torch.dtype) -> torch.Tensor:
+    """m: -seen_bias for seen, +seen_bias for unseen classes. K bool to K."""
+    return seen_bias * (1 - 2 * seen.to(dtype))
+
+
+def self_calibration_loss(logits: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """-log of the batch mean of the probability that falls on unseen classes. B x K, K bool to a scalar."""
+    unseen_mass = (logits.softmax(dim=-1) * ~seen).sum(dim=-1)
+    return -unseen_mass.mean().clamp_min(EPSILON).log()
+
+
+def distillation_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Mutual distillation of two predictions, with gradients into both (equation L of the method).
+
+    The cubed distance over the norm, sum_k |d_k|^3 / ||d||, plus the Jensen-Shannon divergence of the softmaxes.
+
+    Args:
+        first, second: B x N (logits over classes, or attribute scores for the alignment loss).
+
+    Returns:
+        Scalar, mean over the batch.
+    """
+    difference = first - second
+    norm = (difference.square().sum(dim=-1) + EPSILON).sqrt()
+    cubed = (difference.abs() ** 3).sum(dim=-1) / norm
+    return cubed.mean() + jensen_shannon(first, second)
+
+
+def jensen_shannon(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Jensen-Shannon divergence (natural log) of the softmaxes of two B x N tensors, mean over the batch."""
+    log_first, log_second = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
+    log_mean = torch.logaddexp(log_first, log_second) - torch.log(torch.tensor(2.0))
+    kl_first = F.kl_div(log_mean, log_first, log_target=True, reduction="batchmean")
+    kl_second = F.kl_div(log_mean, log_second, log_target=True, reduction="batchmean")
+    return (kl_first + kl_second) / 2
+
+
+def regression_loss(attribute_scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1 - cosine similarity between attribute scores (B x A) and the label's class attributes (B x A), batch mean."""
+    return (1 - F.cosine_similarity(attribute_scores, targets, dim=-1)).mean()

@@ -1,0 +1,377 @@
+"""The Dual Expert Distillation Network (DEDN) for generalized zero-shot image classification.
+
+Rao et al., "Dual Expert Distillation Network for Generalized Zero-Shot Learning", IJCAI 2024 (arXiv 2404.16348).
+
+pixels -> backbone -> feature map -> two experts of dual attention -> attribute scores -> class logits.
+
+Letters of the shapes: B images, K classes, A attributes, E experts, C channels and R = H x W regions, D embedding size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPImageProcessor, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .attribute_groups import group_attributes
+from .attribute_table import AttributeTable
+from .backbone import Backbone, create_body, preprocessing_of, size_arguments
+from .configuration_dedn import DEDNConfig
+from .dual_attention import Expert, channel_attention, region_attention
+from .losses import (
+    distillation_loss,
+    margin_loss,
+    regression_loss,
+    seen_bias_vector,
+    self_calibration_loss,
+)
+
+
+@dataclass
+class DEDNOutput(ModelOutput):
+    """What `DEDNForZeroShot` gives.
+
+    Args:
+        loss: scalar, the weighted sum of `losses`; only with `labels`.
+        logits: B x K, the prediction: both experts' logits, weighted (and `calibration_bias` on unseen classes).
+        attribute_scores: B x A, both experts' scores with the same weights.
+        coarse_logits, fine_logits: B x K, of one expert each; None for an expert that the model does not have.
+        region_maps: B x E x A x R, attention times value of every attribute in every region (reshape R to H x W for a
+            heat map), experts in the order of `config.experts`; only with `output_attentions=True`.
+        losses: every loss term before weighting, by name; only with `labels`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    attribute_scores: torch.Tensor | None = None
+    coarse_logits: torch.Tensor | None = None
+    fine_logits: torch.Tensor | None = None
+    region_maps: torch.Tensor | None = None
+    losses: dict[str, torch.Tensor] | None = None
+
+
+class DEDNForZeroShot(PreTrainedModel):
+    """Classifies images among classes that are only described by attributes.
+
+    The class table is part of the model: `set_classes` replaces it at any time, without training. Make one with
+    `from_timm` (to train) or `from_pretrained` (trained).
+    """
+
+    config_class = DEDNConfig
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    def __init__(self, config: DEDNConfig) -> None:
+        super().__init__(config)
+        channels, height, width = config.feature_shape
+        self.backbone = None
+        if config.backbone is not None:
+            self.backbone = Backbone(config.backbone, config.feature_source, **(config.backbone_kwargs or {}))
+        groups = {"coarse": ["all"] * config.num_attributes, "fine": config.attribute_groups}
+        self.experts = nn.ModuleDict({
+            name: Expert(groups[name], config.embedding_size, channels, height * width, config.query_rank)
+            for name in config.experts
+        })  # fmt: skip
+        if config.normalize_scores:
+            self.logit_scale = nn.Parameter(torch.empty(()))
+        self.register_buffer("class_attributes", torch.zeros(config.num_labels, config.num_attributes))
+        self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))
+        self.freeze_backbone(config.freeze_backbone)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """P ~ N(0, 1), Q = 0, embeddings of length about 1. The backbone keeps timm's own start."""
+        if isinstance(module, Expert):
+            init.normal_(module.attribute_embeddings, std=self.config.embedding_size**-0.5)
+            for name, parameter in module.named_parameters():
+                if name.endswith("_key"):
+                    init.zeros_(parameter)
+                elif name == "region_value_down":  # so that the product of the two factors has variance 1
+                    init.normal_(parameter, std=module.rank**-0.5)
+                elif name != "attribute_embeddings":
+                    init.normal_(parameter)
+        elif module is self and self.config.normalize_scores:
+            init.constant_(self.logit_scale, float(np.log(self.config.logit_scale)))
+
+    # Ways to get a model ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_timm(
+        cls,
+        backbone: str | None,
+        table: AttributeTable,
+        image_size: int | None = None,
+        pretrained: bool | str = True,
+        groups: str = "given",
+        num_groups: int | None = None,
+        backbone_kwargs: dict | None = None,
+        **config,
+    ) -> "DEDNForZeroShot":
+        """A new model: timm backbone, fresh experts that start from the table's attribute embeddings.
+
+        Args:
+            backbone: timm model name, or None together with `feature_shape=[C, H, W]` for cached features only.
+            table: classes and attributes; sizes, names and groups come from it.
+            image_size: pixels; default, the backbone's own.
+            pretrained: True (timm's weights), False (random) or the path of a weights file.
+            groups: 'given' (the table's), 'single', 'embeddings' or 'co-occurrence', see `group_attributes`.
+            num_groups: number of k-means groups for the latter two.
+            backbone_kwargs: further arguments of `timm.create_model`.
+            config: any argument of `DEDNConfig`.
+
+        Raises:
+            ValueError: unknown backbone, arguments that do not fit the table.
+        """
+        config.setdefault("attribute_names", table.attribute_names)
+        config.setdefault("attribute_groups", group_attributes(table, groups, num_groups))
+        if table.attribute_embeddings is not None:
+            config["embedding_size"] = table.attribute_embeddings.shape[1]
+        config["id2label"] = dict(enumerate(table.class_names))
+        body = None
+        if backbone is not None:
+            preprocessing, sizes = preprocessing_of(backbone), size_arguments(backbone, image_size)
+            config = {**preprocessing, **config, "backbone": backbone, "backbone_kwargs": {**sizes, **(backbone_kwargs or {})}}
+            config["image_size"] = image_size or preprocessing["image_size"]
+            extractor = Backbone(backbone, config.get("feature_source", "stage"), **config["backbone_kwargs"])
+            if pretrained:
+                extractor.body = create_body(**{**extractor.recipe, "pretrained": pretrained})
+            body, config["feature_shape"] = extractor.body, extractor.feature_shape(config["image_size"])
+        model = cls(DEDNConfig(**config))
+        if body is not None:
+            model.backbone.body = body
+            model.freeze_backbone(model.config.freeze_backbone)
+        model.set_classes(table)
+        if table.attribute_embeddings is not None:
+            embeddings = F.normalize(torch.from_numpy(table.attribute_embeddings), dim=-1)
+            for expert in model.experts.values():
+                expert.attribute_embeddings.data.copy_(embeddings)
+        return model
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers; refuses a weights file that lacks part of the model."""
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        if info["missing_keys"]:
+            missing = sorted(info["missing_keys"])
+            raise ValueError(f"The weights lack {len(missing)} tensors of this model, first {missing[0]!r}; get them again.")
+        if model.backbone is not None:
+            model.backbone.restore_buffers()
+            model.freeze_backbone(model.config.freeze_backbone)
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in transformers, and the image processor and the code of the model beside the weights."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.backbone is not None:
+            self.image_processor().save_pretrained(save_directory)
+
+    def image_processor(self) -> CLIPImageProcessor:
+        """Resize of the shorter side, centre crop and normalisation, as the backbone was trained with."""
+        c = self.config
+        return CLIPImageProcessor(
+            size={"shortest_edge": round(c.image_size / c.crop_pct)},
+            crop_size={"height": c.image_size, "width": c.image_size},
+            image_mean=list(c.image_mean),
+            image_std=list(c.image_std),
+            resample={"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[c.interpolation],
+        )
+
+    # Classes ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def set_classes(self, table: AttributeTable) -> None:
+        """Classify among the classes of `table` from now on; nothing is retrained.
+
+        Columns are matched by attribute name, in any order. Raises ValueError when an attribute is missing.
+        """
+        table = table.select_attributes(self.config.attribute_names)
+        old = self.class_attributes
+        self.class_attributes = torch.from_numpy(table.class_attributes).to(old.device, old.dtype)
+        self.seen = torch.from_numpy(table.seen).to(old.device)
+        self.config.id2label = dict(enumerate(table.class_names))
+        self.config.label2id = {name: label for label, name in enumerate(table.class_names)}
+
+    @property
+    def attribute_table(self) -> AttributeTable:
+        """The classes that the model knows now; roles are 'train' (seen) or 'unseen'."""
+        return AttributeTable(
+            [self.config.id2label[label] for label in range(self.config.num_labels)],
+            self.config.attribute_names,
+            self.class_attributes.float().cpu().numpy(),
+            self.config.attribute_groups,
+            ["train" if seen else "unseen" for seen in self.seen.tolist()],
+        )
+
+    # Backbone -----------------------------------------------------------------------------------------------------
+
+    def freeze_backbone(self, freeze: bool = True) -> None:
+        """Keep the backbone's weights and batch statistics fixed in training, or (False) train them too."""
+        self.config.freeze_backbone = freeze
+        if self.backbone is not None:
+            self.backbone.requires_grad_(not freeze)
+            self.backbone.train(self.training and not freeze)
+
+    def unfreeze_backbone(self) -> None:
+        """Train the backbone too."""
+        self.freeze_backbone(False)
+
+    def train(self, mode: bool = True) -> "DEDNForZeroShot":
+        """A frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone is not None and self.config.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
+        if self.backbone is not None:
+            self.backbone.set_grad_checkpointing(enable)
+
+    def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """B x 3 x image_size x image_size to the feature map, B x C x H x W."""
+        size = self.config.image_size
+        if self.backbone is None:
+            raise ValueError("This model has no backbone (config.backbone is None): pass features=, B x C x H x W.")
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, size, size):
+            raise ValueError(
+                f"pixel_values have shape {tuple(pixel_values.shape)}; this model takes B x 3 x {size} x {size}. "
+                "Preprocess the images with model.image_processor()."
+            )
+        return self.backbone(pixel_values.to(self.dtype))
+
+    # Forward ------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> DEDNOutput | tuple:
+        """Class logits, and the loss when there are labels.
+
+        Args:
+            pixel_values: B x 3 x image_size x image_size, from `image_processor()`; or
+            features: B x C x H x W, the backbone's feature map, e.g. from a cache.
+            labels: B, class indices 0..K-1.
+            output_attentions: also give `region_maps`.
+
+        Raises:
+            ValueError: neither or both inputs, a shape unlike the model's, labels out of range.
+        """
+        if (pixel_values is None) == (features is None):
+            raise ValueError("Pass either pixel_values (B x 3 x image_size x image_size) or features (B x C x H x W).")
+        if features is None:
+            features = self.extract_features(pixel_values)
+        if list(features.shape[1:]) != list(self.config.feature_shape):
+            raise ValueError(
+                f"features have shape {tuple(features.shape)}; this model takes B x "
+                f"{' x '.join(map(str, self.config.feature_shape))}."
+            )
+        scores, region_maps = self.attend(features)
+        class_attributes = F.normalize(self.class_attributes, dim=-1)
+        logits = self.class_logits(self.mix_attentions(scores), class_attributes)
+        coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
+        weights = scores.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
+        prediction = (weights * logits).sum(dim=1)
+        output = DEDNOutput(
+            logits=prediction + self.config.calibration_bias * ~self.seen,
+            attribute_scores=(weights * self.mix_attentions(scores)).sum(dim=1),
+            region_maps=region_maps if output_attentions else None,
+            **{f"{name}_logits": logits[:, i] for i, name in enumerate(self.experts)},
+        )
+        if labels is not None:
+            output.losses = self.compute_losses(scores, class_attributes, labels)
+            output.loss = self.total_loss(output.losses)
+        return output if return_dict in (None, True) else output.to_tuple()
+
+    def attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Dual attention of all experts in one pass.
+
+        Args:
+            features: B x C x H x W.
+
+        Returns:
+            Region and channel scores, B x E x 2 x A (a single attention: B x E x 1 x A), and region maps B x E x A x R.
+        """
+        features = F.normalize(features.flatten(2).to(self.class_attributes.dtype), dim=1)
+        if self.training and self.config.feature_dropout:
+            features = F.dropout1d(features, self.config.feature_dropout)
+        experts, scores, region_maps = self.experts.values(), [], None
+        if "region" in self.config.attentions:
+            keys, values = (torch.cat(q) for q in zip(*(e.region_queries() for e in experts), strict=True))
+            region_maps = region_attention(features, keys, values).unflatten(1, (len(experts), -1))
+            scores.append(region_maps.sum(dim=-1))
+        if "channel" in self.config.attentions:
+            keys, values = (torch.cat(q) for q in zip(*(e.channel_queries() for e in experts), strict=True))
+            fused = self.config._attn_implementation != "eager"
+            scores.append(channel_attention(features, keys, values, fused).unflatten(1, (len(experts), -1)))
+        return torch.stack(scores, dim=2), region_maps
+
+    def mix_attentions(self, scores: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+        """B x E x 2 x A to B x E x A: the sum of both attentions in training, their weighted mean in evaluation."""
+        if scores.shape[2] == 1 or (self.training if training is None else training):
+            return scores.sum(dim=2)
+        return self.config.region_weight * scores[:, :, 0] + (1 - self.config.region_weight) * scores[:, :, 1]
+
+    def class_logits(self, attribute_scores: torch.Tensor, class_attributes: torch.Tensor) -> torch.Tensor:
+        """z = s T^t + m: B x E x A and normalised class attributes K x A to B x E x K."""
+        if self.config.normalize_scores:
+            attribute_scores = self.logit_scale.exp() * F.normalize(attribute_scores, dim=-1)
+        logits = attribute_scores @ class_attributes.T
+        return logits + seen_bias_vector(self.seen, self.config.seen_bias, logits.dtype)
+
+    def compute_losses(
+        self, scores: torch.Tensor, class_attributes: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Every loss term, unweighted, by name ('coarse.margin', 'distillation', ...).
+
+        Args:
+            scores: B x E x 2 x A, as `attend` gives them. class_attributes: K x A, rows normalised. labels: B.
+        """
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            _require_labels(labels, len(class_attributes))
+        config, losses = self.config, {}
+        scores = scores.float()
+        class_attributes = class_attributes.float()
+        mixed = self.mix_attentions(scores, training=True)
+        logits = self.class_logits(mixed, class_attributes)
+        for i, name in enumerate(self.experts):
+            losses[f"{name}.margin"] = margin_loss(
+                logits[:, i], labels, self.seen, config.margin, config.seen_bias, config.label_smoothing
+            )
+            losses[f"{name}.calibration"] = self_calibration_loss(logits[:, i], self.seen)
+            losses[f"{name}.regression"] = regression_loss(mixed[:, i], class_attributes[labels])
+            if scores.shape[2] == 2:
+                losses[f"{name}.alignment"] = distillation_loss(scores[:, i, 0], scores[:, i, 1])
+        if len(self.experts) == 2:
+            losses["distillation"] = distillation_loss(logits[:, 0], logits[:, 1])
+        return losses
+
+    def total_loss(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The weighted sum: a term 'coarse.margin' or 'distillation' is weighted by `config.<kind>_weight`."""
+        weights = {name: getattr(self.config, f"{name.split('.')[-1]}_weight") for name in losses}
+        return sum(weight * losses[name] for name, weight in weights.items() if weight)
+
+
+def _require_labels(labels: torch.Tensor, num_classes: int) -> None:
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"labels lie between {int(labels.min())} and {int(labels.max())}; the model has {num_classes} classes, "
+            f"0 to {num_classes - 1}. Use the label order of model.config.id2label."
+        )
+
+
+DEDNForZeroShot.register_for_auto_class("AutoModelForZeroShotImageClassification")
+DEDNConfig.register_for_auto_class()
