@@ -54,7 +54,7 @@ class AttributeTable:
     def __post_init__(self) -> None:
         self.class_names = [str(name) for name in self.class_names]
         self.attribute_names = [str(name) for name in self.attribute_names]
-        self.class_attributes = np.asarray(self.class_attributes, dtype=np.float32)
+        self.class_attributes = np.ascontiguousarray(self.class_attributes, dtype=np.float32)
         self.roles = ["train"] * len(self.class_names) if self.roles is None else [str(role) for role in self.roles]
         if self.attribute_groups is not None:
             self.attribute_groups = [str(group) for group in self.attribute_groups]

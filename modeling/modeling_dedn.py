@@ -196,7 +196,7 @@ class DEDNForZeroShot(PreTrainedModel):
         """
         table = table.select_attributes(self.config.attribute_names)
         old = self.class_attributes
-        self.class_attributes = torch.from_numpy(table.class_attributes).to(old.device, old.dtype)
+        self.class_attributes = torch.from_numpy(table.class_attributes).to(old.device, old.dtype, copy=True)
         self.seen = torch.from_numpy(table.seen).to(old.device)
         self.config.id2label = dict(enumerate(table.class_names))
         self.config.label2id = {name: label for label, name in enumerate(table.class_names)}

@@ -1,9 +1,10 @@
 """A folder of one's own images with a CSV of class attributes."""
 
 import pytest
-from fake_data import write_csv, write_folder
 
 from dedn_hf.data import Folder, load
+
+from .fake_data import write_csv, write_folder
 
 ROLES = {"lynx": "train", "okapi": "train", "panda": "train", "tapir": "train", "zebra": "unseen"}
 

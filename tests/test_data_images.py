@@ -4,10 +4,11 @@ import os
 
 import datasets
 import pytest
-from fake_data import classes_of, jpeg, write_benchmark
 
 from dedn_hf.data import AWA2, load
 from dedn_hf.data.catalog import decode_problem, hold_out
+
+from .fake_data import classes_of, jpeg, write_benchmark
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ import time
 
 import datasets
 import pytest
-from fake_data import classes_of, jpeg, write_benchmark, write_csv, write_folder
 
 from dedn_hf.cli import main
 from dedn_hf.data import load, prepare
 from dedn_hf.data import preparing as preparing_module
 from dedn_hf.modeling.attribute_table import AttributeTable
+
+from .fake_data import classes_of, jpeg, write_benchmark, write_csv, write_folder
 
 
 @pytest.fixture

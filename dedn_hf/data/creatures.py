@@ -60,9 +60,10 @@ def draw(creature: Creature, rng: np.random.Generator, size: int) -> tuple[Image
 
 def outlines(creature: Creature, rng: np.random.Generator) -> dict[str, list[np.ndarray]]:
     """Part -> polygons (N x 2, creature coordinates); proportions vary a little from picture to picture."""
-    head_centre, head_radius = np.array([1.05, -0.5]), rng.uniform(0.45, 0.62)
+    # Head and body are about as large as each other: how much of a colour there is does not tell whose it is.
+    head_centre, head_radius = np.array([1.05, -0.5]), rng.uniform(0.52, 0.8)
     return {
-        "body": [BLOBS[creature.body_shape] * [1.0, 0.72] * rng.uniform(0.9, 1.1, 2)],
+        "body": [BLOBS[creature.body_shape] * [0.9, 0.66] * rng.uniform(0.82, 1.12, 2)],
         "head": [BLOBS[creature.head_shape] * [-head_radius, head_radius] + head_centre],
         "tail": tail(creature.tail_form, rng.uniform(0.9, 1.15)),
         "legs": legs(creature.leg_count, rng.uniform(1.1, 1.35)),
@@ -124,17 +125,15 @@ def paint(canvas: Image.Image, creature: Creature, placed: dict, to_canvas: Pose
         for corners in placed[part]:
             pen.polygon(points(corners), fill=fill[part], outline=OUTLINE, width=OVERSAMPLING)
         if part == "body":
-            paint_pattern(canvas, creature.body_pattern, placed["body"][0], to_canvas, fill["body"])
+            paint_pattern(canvas, creature.body_pattern, placed["body"][0], to_canvas)
     eye = placed["head"][0].mean(axis=0)
     radius = 0.13 * np.ptp(placed["head"][0], axis=0).mean()
     pen.polygon(points(disc(eye, radius)), fill=(250, 250, 250), outline=OUTLINE, width=2)
     pen.polygon(points(disc(eye, radius * 0.5)), fill=OUTLINE)
 
 
-def paint_pattern(
-    canvas: Image.Image, pattern: str, body: np.ndarray, to_canvas: Pose, colour: tuple[int, ...]
-) -> None:
-    """Stripes or spots, in a dark shade of the body's colour, clipped to the body."""
+def paint_pattern(canvas: Image.Image, pattern: str, body: np.ndarray, to_canvas: Pose) -> None:
+    """Dark stripes or spots, clipped to the body."""
     if pattern == "plain":
         return
     mask = Image.new("L", canvas.size)
@@ -147,9 +146,8 @@ def paint_pattern(
         pen.polygon(points(to_canvas(mark)), fill=255)
     inside = Image.new("L", canvas.size)
     ImageDraw.Draw(inside).polygon(points(body), fill=255)
-    dark = tuple(int(0.28 * value) for value in colour)
     mask.paste(0, mask=ImageChops.invert(inside))
-    canvas.paste(dark, mask=mask)
+    canvas.paste(OUTLINE, mask=mask)
 
 
 def background(rng: np.random.Generator, size: int) -> Image.Image:

@@ -1,0 +1,78 @@
+"""Images to tensors: the model's own preprocessing for evaluation, random crops and flips for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import datasets
+import PIL.Image
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode, v2
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+Transform = Callable[[PIL.Image.Image], torch.Tensor]
+AUGMENTATIONS = ("none", "flip", "crop")
+
+
+def evaluation_transform(model: DEDNForZeroShot) -> Transform:
+    """The image processor that is saved with the model: PIL image to 3 x image_size x image_size."""
+    processor = model.image_processor()
+    return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def training_transform(model: DEDNForZeroShot, augmentation: str = "crop", crop_scale: float = 0.4) -> Transform:
+    """Random views of an image: PIL image to 3 x image_size x image_size.
+
+    Args:
+        augmentation: 'none'; 'flip', left-right at random; 'crop', a random crop resized to the input, with flips.
+        crop_scale: smallest share of the image's area that a random crop keeps, 0..1.
+
+    Raises:
+        ValueError: unknown augmentation.
+    """
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"Unknown augmentation {augmentation!r}; use one of {', '.join(AUGMENTATIONS)}.")
+    evaluate = evaluation_transform(model)
+    if augmentation == "none":
+        return evaluate
+    flip = v2.RandomHorizontalFlip()
+    if augmentation == "flip":
+        return lambda image: flip(evaluate(image))
+    c = model.config
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomResizedCrop(c.image_size, (crop_scale, 1.0), interpolation=InterpolationMode(c.interpolation)),
+            flip,
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(c.image_mean), list(c.image_std)),
+        ]
+    )
+
+
+class ImageBatches(Dataset):
+    """The images of one split as batches: `pixel_values` B x 3 x H x W and, if given, `labels` B.
+
+    Args:
+        images: a data set with a column `image`. transform: PIL image to 3 x H x W. labels: one per image.
+    """
+
+    def __init__(self, images: datasets.Dataset, transform: Transform, labels: list[int] | None = None) -> None:
+        self.images = images.select_columns(["image"])
+        self.transform = transform
+        self.labels = None if labels is None else torch.as_tensor(labels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """A whole batch, decoded and transformed."""
+        pictures = self.images[indices]["image"]
+        batch = {"pixel_values": torch.stack([self.transform(image.convert("RGB")) for image in pictures])}
+        if self.labels is not None:
+            batch["labels"] = self.labels[indices]
+        return batch
