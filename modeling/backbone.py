@@ -39,6 +39,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.recipe = {"name": name, "feature_source": feature_source, **kwargs}
         self.body = create_body(**self.recipe)
+        self.frozen_stages: tuple[str, ...] = ()
+        self.frozen_batch_norm = False
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """B x 3 x image_size x image_size to B x C x H x W."""
@@ -86,6 +88,35 @@ class Backbone(nn.Module):
                     new = new.to(dtype) if new.is_floating_point() else new
                     new = new.to(old.device if old is not None else "cpu")
                 module._buffers[key] = new
+
+    def freeze_stages(self, prefixes: list[str], batch_norm: bool = False) -> None:
+        """Keep part of the backbone as it is while the rest is trained.
+
+        Args:
+            prefixes: modules whose names start with one of these are frozen, weights and statistics.
+            batch_norm: keep the statistics of all batch normalisation.
+
+        Raises:
+            ValueError: a prefix that no module has.
+        """
+        names = [name for name, _ in self.body.named_parameters()]
+        for prefix in prefixes:
+            if not any(name.startswith(prefix) for name in names):
+                stages = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+                raise ValueError(f"The backbone has no stage {prefix!r}; it has {', '.join(stages[:20])}.")
+        self.frozen_stages, self.frozen_batch_norm = tuple(prefixes), batch_norm
+        for name, parameter in self.body.named_parameters():
+            if name.startswith(self.frozen_stages):
+                parameter.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Frozen stages and frozen batch normalisation stay in evaluation mode."""
+        super().train(mode)
+        for name, module in self.body.named_modules():
+            norm = self.frozen_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if norm or (self.frozen_stages and name.startswith(self.frozen_stages)):
+                module.training = False
+        return self
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory, where timm supports it for this model."""

@@ -6,6 +6,7 @@ from transformers import PreTrainedConfig
 EXPERTS = ("coarse", "fine")
 ATTENTIONS = ("region", "channel")
 FEATURE_SOURCES = ("stage", "head")
+LOSS_CLASSES = ("all", "seen")
 
 
 class DEDNConfig(PreTrainedConfig):
@@ -29,6 +30,9 @@ class DEDNConfig(PreTrainedConfig):
         embedding_size: D.
         query_rank: rank h of a factorised region value P_r (the method's setting for SUN), or None for full rank.
         experts, attentions: which of ('coarse', 'fine') and ('region', 'channel') there are; all, but for ablations.
+        initializer_range: standard deviation of the value matrices P at the start, 1 in the method.
+        center_attributes: subtract the seen classes' mean from class attributes before they are L2-normalised, so that
+            logits speak of what tells classes apart. False is the published method.
         normalize_scores: L2-normalise attribute scores and multiply logits by `logit_scale` ("cosine logits").
             False is the published method.
         logit_scale: initial scale of cosine logits; learned.
@@ -43,6 +47,7 @@ class DEDNConfig(PreTrainedConfig):
             lambda_e, lambda_rc).
         regression_weight: weight of the cosine distance between attribute scores and the label's class attributes;
             0 in the published method.
+        loss_classes: 'all', or 'seen' to let only seen classes compete in the margin-aware loss; 'all' is published.
         label_smoothing: of the margin-aware loss, 0 in the published method.
     """
 
@@ -66,6 +71,8 @@ class DEDNConfig(PreTrainedConfig):
     query_rank: int | None = None
     experts: list | tuple = EXPERTS
     attentions: list | tuple = ATTENTIONS
+    initializer_range: float = 1.0
+    center_attributes: bool = False
     normalize_scores: bool = False
     logit_scale: float = 20.0
     feature_dropout: float = 0.0
@@ -79,6 +86,7 @@ class DEDNConfig(PreTrainedConfig):
     distillation_weight: float = 0.1
     alignment_weight: float = 0.001
     regression_weight: float = 0.0
+    loss_classes: str = "all"
     label_smoothing: float = 0.0
 
     def __post_init__(self, **kwargs):
@@ -100,6 +108,7 @@ class DEDNConfig(PreTrainedConfig):
         for field, value, allowed in (
             ("experts", self.experts, EXPERTS),
             ("attentions", self.attentions, ATTENTIONS),
+            ("loss_classes", [self.loss_classes], LOSS_CLASSES),
             ("feature_source", [self.feature_source], FEATURE_SOURCES),
         ):
             if not value or set(value) - set(allowed) or len(set(value)) != len(value):

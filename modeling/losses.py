@@ -17,19 +17,24 @@ def margin_loss(
     margin: float,
     seen_bias: float = 1.0,
     label_smoothing: float = 0.0,
+    seen_only: bool = False,
 ) -> torch.Tensor:
     """Margin-aware loss (MAL): cross-entropy in which the true class must win by a margin over the seen classes.
 
     Args:
         logits: B x K. labels: B, 0..K-1. seen: K bool.
         margin: delta, taken from the true class; every seen class gets `seen_bias`, unseen classes nothing.
+        seen_only: leave unseen classes out of the competition (labels must then be seen classes).
 
     Returns:
         Scalar, mean over the batch.
     """
     bias = seen_bias_vector(seen, seen_bias, logits.dtype)
     handicap = seen.to(logits.dtype) * seen_bias - margin * F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-    return F.cross_entropy(logits - bias + handicap, labels, label_smoothing=label_smoothing)
+    handicapped = logits - bias + handicap
+    if seen_only:
+        handicapped, labels = handicapped[:, seen], (seen.cumsum(0) - 1)[labels]
+    return F.cross_entropy(handicapped, labels, label_smoothing=label_smoothing)
 
 
 def seen_bias_vector(seen: torch.Tensor, seen_bias: float, dtype: torch.dtype) -> torch.Tensor:

@@ -83,13 +83,14 @@ class DEDNForZeroShot(PreTrainedModel):
         if config.normalize_scores:
             self.logit_scale = nn.Parameter(torch.empty(()))
         self.register_buffer("class_attributes", torch.zeros(config.num_labels, config.num_attributes))
+        self.register_buffer("attribute_mean", torch.zeros(config.num_attributes))
         self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))
         self.freeze_backbone(config.freeze_backbone)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """P ~ N(0, 1), Q = 0, embeddings of length about 1. The backbone keeps timm's own start."""
+        """P ~ N(0, initializer_range²), Q = 0, embeddings of length about 1. The backbone keeps timm's own start."""
         if isinstance(module, Expert):
             init.normal_(module.attribute_embeddings, std=self.config.embedding_size**-0.5)
             for name, parameter in module.named_parameters():
@@ -98,7 +99,7 @@ class DEDNForZeroShot(PreTrainedModel):
                 elif name == "region_value_down":  # so that the product of the two factors has variance 1
                     init.normal_(parameter, std=module.rank**-0.5)
                 elif name != "attribute_embeddings":
-                    init.normal_(parameter)
+                    init.normal_(parameter, std=self.config.initializer_range)
         elif module is self and self.config.normalize_scores:
             init.constant_(self.logit_scale, float(np.log(self.config.logit_scale)))
 
@@ -150,6 +151,8 @@ class DEDNForZeroShot(PreTrainedModel):
             model.backbone.body = body
             model.freeze_backbone(model.config.freeze_backbone)
         model.set_classes(table)
+        if model.config.center_attributes:
+            model.attribute_mean.copy_(model.class_attributes[model.seen].mean(dim=0))
         if table.attribute_embeddings is not None:
             embeddings = F.normalize(torch.from_numpy(table.attribute_embeddings), dim=-1)
             for expert in model.experts.values():
@@ -200,6 +203,10 @@ class DEDNForZeroShot(PreTrainedModel):
         self.seen = torch.from_numpy(table.seen).to(old.device)
         self.config.id2label = dict(enumerate(table.class_names))
         self.config.label2id = {name: label for label, name in enumerate(table.class_names)}
+
+    def normalized_class_attributes(self) -> torch.Tensor:
+        """T, K x A: rows of length 1, centred first where the model was trained so."""
+        return F.normalize(self.class_attributes - self.attribute_mean, dim=-1)
 
     @property
     def attribute_table(self) -> AttributeTable:
@@ -280,7 +287,7 @@ class DEDNForZeroShot(PreTrainedModel):
                 f"{' x '.join(map(str, self.config.feature_shape))}."
             )
         scores, region_maps = self.attend(features)
-        class_attributes = F.normalize(self.class_attributes, dim=-1)
+        class_attributes = self.normalized_class_attributes()
         logits = self.class_logits(self.mix_attentions(scores), class_attributes)
         coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
         weights = scores.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
@@ -349,7 +356,13 @@ class DEDNForZeroShot(PreTrainedModel):
         logits = self.class_logits(mixed, class_attributes)
         for i, name in enumerate(self.experts):
             losses[f"{name}.margin"] = margin_loss(
-                logits[:, i], labels, self.seen, config.margin, config.seen_bias, config.label_smoothing
+                logits[:, i],
+                labels,
+                self.seen,
+                config.margin,
+                config.seen_bias,
+                config.label_smoothing,
+                seen_only=config.loss_classes == "seen",
             )
             losses[f"{name}.calibration"] = self_calibration_loss(logits[:, i], self.seen)
             losses[f"{name}.regression"] = regression_loss(mixed[:, i], class_attributes[labels])

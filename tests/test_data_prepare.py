@@ -93,16 +93,12 @@ def test_a_killed_run_leaves_no_folder_that_looks_finished(tmp_path):
     code = f"from dedn_hf.data import prepare; prepare('shapes', {str(out)!r}, images_per_class=2000)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("out.unfinished/*/*.parquet")) and time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        data = list(tmp_path.glob("out.unfinished/data.incomplete/*"))
-        if data:
-            break
-        time.sleep(0.05)
+    while not list(tmp_path.glob("out.dedn-unfinished/*/*.parquet")) and time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not out.exists() and (tmp_path / "out.unfinished").exists()
+    assert not out.exists() and (tmp_path / "out.dedn-unfinished").exists()
     prepare("shapes", out, images_per_class=5, image_size=16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
@@ -115,6 +111,12 @@ def test_a_foreign_folder_is_refused_unless_overwritten(birds, tmp_path):
     assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
     prepare("cub", tmp_path / "out", birds, overwrite=True)
     assert not (tmp_path / "out" / "thesis.txt").exists()
+
+
+def test_a_file_is_never_overwritten(birds, tmp_path):
+    (tmp_path / "out").write_text("precious")
+    with pytest.raises(FileExistsError, match="is a file"):
+        prepare("cub", tmp_path / "out", birds, overwrite=True)
 
 
 def test_a_finished_folder_is_replaced(birds, tmp_path):

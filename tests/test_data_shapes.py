@@ -17,12 +17,12 @@ def test_the_same_arguments_draw_the_same_picture():
 
 
 @pytest.mark.parametrize("size", [32, 64, 100])
-def test_boxes_lie_inside_the_picture_and_name_every_part(size):
+def test_every_part_lies_wholly_inside_the_picture(size):
     for class_index in range(40):
         picture, boxes = render(class_index, 1, size)
         assert picture.size == (size, size) and set(boxes) == set(PART_NAMES)
         for x0, y0, x1, y1 in boxes.values():
-            assert 0 <= x0 < x1 <= size and 0 <= y0 < y1 <= size
+            assert 0 < x0 < x1 < size and 0 < y0 < y1 < size
 
 
 def test_the_head_box_holds_the_eye():

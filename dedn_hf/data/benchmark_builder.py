@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import posixpath
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from dedn_hf.data.base import ZeroShotBuilder, abbreviate
-from dedn_hf.data.benchmarks import ListedImage, attribute_table, image_list
+from dedn_hf.data.benchmarks import attribute_table, image_list
 from dedn_hf.data.catalog import Catalog, assign_portions, file_stamps, with_validation_classes
+from dedn_hf.modeling.attribute_table import AttributeTable
 
 logger = logging.getLogger(__name__)
 
@@ -39,76 +39,66 @@ class BenchmarkBuilder(ZeroShotBuilder):
 
 def find_images(benchmark: type[BenchmarkBuilder], data_dir: str | Path | None) -> Catalog:
     """The catalog of the benchmark's images under `data_dir`; raises as `BenchmarkBuilder`."""
-    listed = image_list(benchmark.BENCHMARK)
-    root = find_root(benchmark, data_dir, listed)
-    stamps = stamps_of(root, listed)
-    table = attribute_table(benchmark.BENCHMARK)
-    present = {image.label for image in listed if image.file in stamps}
-    labels = sorted(present)
+    name, listed = benchmark.BENCHMARK, image_list(benchmark.BENCHMARK)
+    root, stamps = find_stamps(benchmark, data_dir)
+    table = attribute_table(name)
+    labels = sorted({image.label for image in listed if image.file in stamps})
     kept = with_validation_classes(table.select([table.class_names[label] for label in labels]))
-    require_both_roles(benchmark, root, kept.seen)
+    require_both_roles(root, kept, table)
     new_label = {label: position for position, label in enumerate(labels)}
-    of_kept = [(image.file, new_label[image.label], image.split) for image in listed if image.label in present]
+    of_kept = [(image.file, new_label[image.label], image.split) for image in listed if image.label in new_label]
     # Portions come from the official list, so that an image's portion does not depend on which others are there.
-    images = [
-        image._replace(stamp=stamps[image.file])
-        for image in assign_portions(of_kept, kept.roles)
-        if image.file in stamps
-    ]
-    if len(images) < len(of_kept):
-        logger.warning(
-            describe_absent(benchmark.BENCHMARK, root, [file for file, *_ in of_kept if file not in stamps])
-        )
-    missing = [name for label, name in enumerate(table.class_names) if label not in present]
+    portions = assign_portions(of_kept, kept.roles)
+    images = [image._replace(stamp=stamps[image.file]) for image in portions if image.file in stamps]
+    warn_absent(root, [file for file, *_ in of_kept if file not in stamps])
+    missing = [class_name for label, class_name in enumerate(table.class_names) if label not in new_label]
     return Catalog(kept, images, str(root), missing)
 
 
-def find_root(benchmark: type[BenchmarkBuilder], data_dir: str | Path | None, listed: list[ListedImage]) -> Path:
-    """The absolute image folder: the first of `IMAGE_FOLDERS` under `data_dir` that holds a class folder."""
+def find_stamps(benchmark: type[BenchmarkBuilder], data_dir: str | Path | None) -> tuple[Path, dict[str, str]]:
+    """The absolute image folder, the first of `IMAGE_FOLDERS` that holds listed images, and file -> stamp of these."""
     name, folders = benchmark.BENCHMARK, [folder or "." for folder in benchmark.IMAGE_FOLDERS]
     advice = f"Download and unpack it ({benchmark.HOMEPAGE}), then pass the folder as data_dir."
     if data_dir is None:
         raise FileNotFoundError(f"{name} needs data_dir, the folder that holds {folders[0]}. {advice}")
-    class_folders = sorted({posixpath.dirname(image.file) for image in listed})
+    files_in = defaultdict(list)
+    for image in image_list(name):
+        folder, _, file_name = image.file.rpartition("/")
+        files_in[folder].append(file_name)
     for folder in folders:
         root = Path(data_dir).absolute() / folder
-        if any((root / class_folder).is_dir() for class_folder in class_folders):
-            return root
+        stamps = stamps_under(root, files_in)
+        if stamps:
+            return root, stamps
     raise FileNotFoundError(
         f"{data_dir} holds no image folder of {name}: looked in {', '.join(folders)} for class folders such as "
-        f"{class_folders[0]}. {advice}"
+        f"{min(files_in)}. {advice}"
     )
 
 
-def stamps_of(root: Path, listed: list[ListedImage]) -> dict[str, str]:
-    """File -> stamp, for the listed images that exist under `root`."""
-    files_in = defaultdict(list)
-    for image in listed:
-        files_in[posixpath.dirname(image.file)].append(image.file)
+def stamps_under(root: Path, files_in: dict[str, list[str]]) -> dict[str, str]:
+    """File (relative to `root`) -> stamp, for the files that exist; `files_in` maps class folder -> file names."""
     stamps = {}
-    for folder, files in files_in.items():
+    for folder, names in files_in.items():
         existing = file_stamps(root / folder)
-        names = {file: posixpath.basename(file) for file in files}
-        stamps.update({file: existing[name] for file, name in names.items() if name in existing})
+        stamps.update({f"{folder}/{name}": existing[name] for name in names if name in existing})
     return stamps
 
 
-def require_both_roles(benchmark: type[BenchmarkBuilder], root: Path, seen: list[bool]) -> None:
+def require_both_roles(root: Path, kept: AttributeTable, table: AttributeTable) -> None:
     """Raise ValueError unless some of the classes present are seen and some are unseen."""
-    for wanted, lacking in (("seen", not any(seen)), ("unseen", all(seen))):
+    for wanted, lacking, candidates in (
+        ("seen", not kept.seen.any(), table.seen),
+        ("unseen", kept.seen.all(), ~table.seen),
+    ):
         if lacking:
-            table = attribute_table(benchmark.BENCHMARK)
-            names = [
-                name
-                for name, is_seen in zip(table.class_names, table.seen, strict=True)
-                if is_seen == (wanted == "seen")
-            ]
+            names = [table.class_names[label] for label in candidates.nonzero()[0]]
             raise ValueError(
-                f"{root} holds images of {len(seen)} {benchmark.BENCHMARK} classes, but of no {wanted} one. "
-                f"Add some of {abbreviate(names, 3)}."
+                f"{root} holds images of {len(kept)} classes, but of no {wanted} one. Add some of {abbreviate(names)}."
             )
 
 
-def describe_absent(name: str, root: Path, absent: list[str]) -> str:
-    """One sentence: how many listed images of the classes present are not there, and the first few of them."""
-    return f"{name}: {len(absent)} images of the official list are not under {root}: {abbreviate(absent)}."
+def warn_absent(root: Path, absent: list[str]) -> None:
+    """Warn about listed images of the classes present that are not there."""
+    if absent:
+        logger.warning("%d images of the official list are not under %s: %s.", len(absent), root, abbreviate(absent))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,11 +52,14 @@ def attribute_table(name: str) -> AttributeTable:
         )
 
 
-def image_list(name: str) -> list[ListedImage]:
+@cache
+def image_list(name: str) -> tuple[ListedImage, ...]:
     """Every image of benchmark `name`, ordered by file name. Raises ValueError for an unknown name."""
     require_benchmark(name)
     with gzip.open(METADATA / f"{name}_images.csv.gz", "rt", encoding="utf-8", newline="") as file:
-        return [ListedImage(row["file"], int(row["label"]), row["split"]) for row in csv.DictReader(file)]
+        rows = csv.reader(file)
+        next(rows)
+        return tuple(ListedImage(path, int(label), split) for path, label, split in rows)
 
 
 def require_benchmark(name: str) -> None:

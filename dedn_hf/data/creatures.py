@@ -71,6 +71,7 @@ def outlines(creature: Creature, rng: np.random.Generator) -> dict[str, list[np.
 
 
 def disc(centre: tuple[float, float], radius: float) -> np.ndarray:
+    """A polygon that looks round."""
     return _UNIT_DISC * radius + centre
 
 
@@ -83,6 +84,7 @@ def bar(start: tuple[float, float], end: tuple[float, float], width: float) -> n
 
 
 def tail(form: str, length: float) -> list[np.ndarray]:
+    """The polygons of a tail, up and away from the body: 'stick', 'ball' or 'fork'."""
     root, tip = (-0.7, 0.05), (-0.9 - 0.85 * length, -0.45)
     if form == "fork":
         return [bar(root, tip, 0.22), bar(root, (tip[0], 0.5), 0.22)]
@@ -92,6 +94,7 @@ def tail(form: str, length: float) -> list[np.ndarray]:
 
 
 def legs(count: str, length: float) -> list[np.ndarray]:
+    """'two' or 'four' bars that reach down to y = `length`."""
     places = (-0.35, 0.45) if count == "two" else (-0.62, -0.22, 0.3, 0.7)
     return [bar((x, 0.2), (x, length), 0.17) for x in places]
 
@@ -104,10 +107,10 @@ def rotation(angle: float) -> np.ndarray:
 def random_pose(polygons: list[np.ndarray], rng: np.random.Generator, size: int) -> Pose:
     """A function from creature to canvas coordinates: mirror, turn, scale and shift; the polygons end up inside."""
     mirror = [[1 - 2 * rng.integers(2)], [1]]
-    turn = mirror * rotation(rng.uniform(-0.6, 0.6))
+    turn = mirror * rotation(rng.uniform(-1.0, 1.0))
     turned = np.concatenate(polygons) @ turn
     low, extent = turned.min(axis=0), np.ptp(turned, axis=0)
-    scale = rng.uniform(0.68, 0.94) * size / extent.max()
+    scale = rng.uniform(0.6, 0.9) * size / extent.max()
     corner = rng.uniform(0.02, 0.98, 2) * (size - extent * scale)
     return lambda corners: (corners @ turn - low) * scale + corner
 

@@ -45,14 +45,14 @@ def prepare(
         options: further arguments of the data set's builder.
 
     Raises:
-        FileExistsError: `out` holds something that `prepare` did not write.
+        FileExistsError: `out` is a file, or holds something that `prepare` did not write.
         ValueError, FileNotFoundError: as the data set's builder.
     """
     out = Path(out).absolute()
     require_free(out, overwrite)
     if data_dir is not None:
         options["data_dir"] = data_dir
-    unfinished = out.with_name(f"{out.name}.unfinished")
+    unfinished = out.with_name(f"{out.name}.dedn-unfinished")
     builder = builder_class(name)(config_name="portions", strict=strict, cache_dir=unfinished / "cache", **options)
     fresh_folder(unfinished)
     try:
@@ -70,8 +70,10 @@ def prepare(
 
 
 def require_free(out: Path, overwrite: bool) -> None:
-    """Raise FileExistsError where `out` holds something that `prepare` did not write."""
-    if out.exists() and not overwrite and not (out / RECORD_FILE).is_file() and (out.is_file() or any(out.iterdir())):
+    """Raise FileExistsError where `out` is a file, or holds something that `prepare` did not write."""
+    if out.is_file():
+        raise FileExistsError(f"{out} is a file. Name a folder.")
+    if out.exists() and not overwrite and not (out / RECORD_FILE).is_file() and any(out.iterdir()):
         raise FileExistsError(
             f"{out} is not empty and `dedn prepare` did not write it. Name another, or overwrite it."
         )
@@ -149,12 +151,12 @@ def publish(unfinished: Path, out: Path) -> None:
     for path in [*unfinished.rglob("*"), unfinished]:
         sync(path)
     if out.exists():
-        replaced = out.with_name(f"{out.name}.replaced")
+        replaced = out.with_name(f"{out.name}.dedn-replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         out.rename(replaced)
     unfinished.rename(out)
     sync(out.parent)
-    shutil.rmtree(out.with_name(f"{out.name}.replaced"), ignore_errors=True)
+    shutil.rmtree(out.with_name(f"{out.name}.dedn-replaced"), ignore_errors=True)
 
 
 def sync(path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Runs a model over a task's test images and scores it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from dedn_hf.metrics.gzsl import gzsl_scores
+
+if TYPE_CHECKING:
+    from dedn_hf.tasks import Inputs
+
+
+class _Joined(ConcatDataset):
+    """Several data sets of batches, one after the other."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        ends = [0, *self.cumulative_sizes]
+        parts = [
+            dataset.__getitems__([i - start for i in indices if start <= i < end])
+            for dataset, start, end in zip(self.datasets, ends, ends[1:], strict=False)
+            if any(start <= i < end for i in indices)
+        ]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+@torch.no_grad()
+def predict(
+    model: torch.nn.Module, data: Dataset, accelerator: Accelerator, batch_size: int = 64, num_workers: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of every image, in order, whatever the number of processes.
+
+    Args:
+        model: prepared or not. data: gives batches by `__getitems__`, with `labels`.
+
+    Returns:
+        N x K float32 and N.
+    """
+    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_as_it_is)
+    loader = accelerator.prepare_data_loader(loader)
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    for batch in loader:
+        target = batch.pop("labels")
+        gathered = accelerator.gather_for_metrics((model(**batch).logits.float().contiguous(), target))
+        logits.append(gathered[0].cpu())
+        labels.append(gathered[1].cpu())
+    model.train(was_training)
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+def evaluate(
+    model: torch.nn.Module, inputs: Inputs, seen: Sequence[bool], accelerator: Accelerator | None = None, **options
+) -> tuple[dict, np.ndarray, np.ndarray]:
+    """T1, U, S, H, AUSUC (each 0..1) and per-class accuracies on the splits 'seen' and 'unseen'.
+
+    Args:
+        inputs: `Task.cached(...)` or `Task.decoded(...)`. seen: K bool. options: as `predict`.
+
+    Returns:
+        The scores, and the logits (N x K) and labels (N) behind them.
+    """
+    data = _Joined([inputs("seen"), inputs("unseen")])
+    logits, labels = predict(model, data, accelerator or Accelerator(), **options)
+    return gzsl_scores(logits, labels, np.asarray(seen)), logits, labels
+
+
+def _as_it_is(batch: dict) -> dict:
+    return batch

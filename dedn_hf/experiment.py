@@ -1,0 +1,186 @@
+"""One training run from data to a saved model: choose on validation classes, refit, test, and write down what happened."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from dedn_hf import __version__
+from dedn_hf.features import FeatureCache
+from dedn_hf.metrics.gzsl import calibrate
+from dedn_hf.settings import TrainingSettings
+from dedn_hf.tasks import Inputs, Task, test_task, validation_task
+from dedn_hf.training import History, fit
+from dedn_hf.transforms import evaluation_transform, training_transform
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.attribute_table import AttributeTable
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+RUN_FILE = "run.json"
+PROTOCOLS = {
+    "val": "epoch (and calibration, where used) chosen on validation classes, then trained on all seen classes; "
+    "test splits used once, at the end",
+    "test": "published protocol: the epoch that is best on the test splits",
+    "last": "last epoch, nothing chosen; test splits used once, at the end",
+}
+
+
+@dataclass
+class Experiment:
+    """What a run needs besides its settings.
+
+    Args:
+        load: `load(validation)` gives the splits and the table of that variant, as `dedn_hf.data.load`.
+        build: a new model for an attribute table.
+        features: folder of the feature cache (made if absent), or None to decode images in every epoch.
+        describe: anything JSON can hold that belongs into run.json, such as the preset.
+    """
+
+    load: Callable[[bool], tuple[datasets.DatasetDict, AttributeTable]]
+    build: Callable[[AttributeTable], DEDNForZeroShot]
+    features: Path | None = None
+    describe: dict | None = None
+
+
+def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, accelerator: Accelerator) -> dict:
+    """Train, choose, test; `output` then holds the model (`from_pretrained` loads it) and run.json.
+
+    Returns:
+        What run.json holds: 'results' with T1, U, S, H, AUSUC (0..1), the protocol, histories, settings, versions.
+
+    Raises:
+        FileExistsError: `output` holds a finished run. ValueError: settings and data do not fit.
+    """
+    output = Path(output)
+    if (output / RUN_FILE).exists():
+        raise FileExistsError(f"{output} holds a finished run. Give another output folder, or delete that one.")
+    if settings.train_backbone and experiment.features is not None:
+        raise ValueError("train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache.")
+    output.mkdir(parents=True, exist_ok=True)
+    record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
+    bias = 0.0
+    if settings.select_on == "val":
+        record["selection"], settings, bias = select(experiment, settings, output, accelerator)
+    splits, table = experiment.load(False)
+    task = test_task(splits, table)
+    model = new_model(experiment, table, settings)
+    model.config.calibration_bias = bias
+    cache = open_cache(experiment, model, splits, accelerator)
+    keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
+    final = TrainingSettings.from_dict(settings.to_dict())
+    if settings.select_on != "test":
+        final.evaluate_every = final.epochs
+    history = fit(model, task, inputs_of(task, model, settings, cache), final, accelerator, output, keeper)
+    chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
+    record.update(results=chosen, history=history.epochs, calibration_bias=bias, **surroundings(experiment, settings))
+    if accelerator.is_main_process:
+        table.save(output)
+        write_json(output / RUN_FILE, record)
+    accelerator.wait_for_everyone()
+    return record
+
+
+def select(
+    experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator
+) -> tuple[dict, TrainingSettings, float]:
+    """Train with the 'val' classes unseen and choose the number of epochs there, and the constant for unseen logits.
+
+    With a schedule that decays, the number of epochs is part of the recipe and is kept.
+
+    Returns:
+        The record of the selection, the settings for the final training, the calibration bias.
+    """
+    splits, table = experiment.load(True)
+    task = validation_task(splits, table)
+    model = new_model(experiment, task.table, settings)
+    full_splits, _ = experiment.load(False)
+    cache = open_cache(experiment, model, full_splits, accelerator)
+    biases: dict[int, float] = {}
+
+    def measure(_model, epoch: dict, predictions: tuple[np.ndarray, np.ndarray]) -> None:
+        if settings.calibrate:
+            biases[epoch["epoch"]] = bias = calibrate(*predictions, task.table.seen)
+            epoch.update(H_uncalibrated=epoch["H"], **calibrated_scores(*predictions, task.table.seen, bias))
+            epoch["calibration_bias"] = bias
+
+    inputs = inputs_of(task, model, settings, cache)
+    history = fit(model, task, inputs, settings, accelerator, output, measure)
+    chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
+    final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
+    return {"chosen": chosen, "history": history.epochs}, final, chosen.get("calibration_bias", 0.0)
+
+
+def calibrated_scores(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray, bias: float) -> dict:
+    """U, S and H with `bias` added to the unseen logits."""
+    from dedn_hf.metrics.gzsl import gzsl_scores
+
+    scores = gzsl_scores(logits + bias * ~np.asarray(seen), labels, seen)
+    return {key: scores[key] for key in ("U", "S", "H")}
+
+
+def new_model(experiment: Experiment, table: AttributeTable, settings: TrainingSettings) -> DEDNForZeroShot:
+    """A model that depends on nothing but the experiment, the table and the seed."""
+    set_seed(settings.seed)
+    return experiment.build(table)
+
+
+def open_cache(
+    experiment: Experiment, model: DEDNForZeroShot, splits: datasets.DatasetDict, accelerator: Accelerator
+) -> FeatureCache | None:
+    """The feature cache of all images of the data set, made by the main process if it is not there."""
+    if experiment.features is None:
+        return None
+    images = datasets.concatenate_datasets([splits[s].select_columns(["image", "file"]) for s in splits])
+    with accelerator.main_process_first():
+        return FeatureCache.open_or_build(experiment.features, model, images)
+
+
+def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, cache: FeatureCache | None) -> Inputs:
+    """Cached features where there is a cache, else images, augmented for training."""
+    if cache is not None:
+        return task.cached(cache)
+    training = training_transform(model, settings.augmentation, settings.crop_scale)
+    return task.decoded(training, evaluation_transform(model))
+
+
+class Best:
+    """Saves the model after an evaluation: the last one, or the one with the highest H so far."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, keep_best: bool) -> None:
+        self.folder, self.accelerator, self.keep_best, self.highest = folder, accelerator, keep_best, -1.0
+
+    def __call__(self, model: DEDNForZeroShot, epoch: dict, predictions: tuple) -> None:
+        if self.accelerator.is_main_process and (not self.keep_best or epoch["H"] > self.highest):
+            self.highest = epoch["H"]
+            model.save_pretrained(self.folder)
+
+
+def surroundings(experiment: Experiment, settings: TrainingSettings) -> dict:
+    """Settings, versions and hardware, for run.json."""
+    packages = ("torch", "timm", "transformers", "accelerate", "datasets", "numpy")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "settings": settings.to_dict(),
+        "experiment": experiment.describe,
+        "versions": {"dedn_hf": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
+        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu},
+    }
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write, then rename: the file is whole or absent."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    temporary.replace(path)

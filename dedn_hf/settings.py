@@ -1,0 +1,148 @@
+"""The settings of a training run, and the YAML files that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+from dedn_hf.modeling.attribute_table import near_names
+
+CHOICES = {
+    "optimizer": ("rmsprop", "adamw"),
+    "sampling": ("class_balanced", "uniform"),
+    "schedule": ("constant", "cosine", "linear"),
+    "select_on": ("val", "test", "last"),
+    "augmentation": ("none", "flip", "crop"),
+    "mixed_precision": ("no", "bf16", "fp16"),
+}
+
+
+@dataclass
+class TrainingSettings:
+    """How to train; the defaults are the published recipe (Rao et al., section 4.1).
+
+    Args:
+        epochs: number of epochs, of #images // batch_size steps each. batch_size: images of a joint batch.
+        sampling: 'class_balanced' or 'uniform', see `Batches`.
+        optimizer: 'rmsprop' or 'adamw'. learning_rate, weight_decay, momentum (of RMSprop): of the experts.
+        train_backbone: fine-tune the backbone; False keeps it frozen.
+        backbone_learning_rate: of the backbone's weights. frozen_stages: name prefixes of the backbone's modules that
+            stay frozen all the same, e.g. ['conv_stem', 'blocks.0']. freeze_batch_norm: keep the statistics of the
+            pretrained batch normalisation.
+        schedule: 'constant', 'cosine' or 'linear' (to zero), after a linear warm-up over `warmup` (0..1) of the steps.
+        gradient_accumulation_steps, max_grad_norm (None: no clipping), mixed_precision: as in Accelerate.
+        ema_decay: decay per step of an exponential moving average of the weights, used for evaluation; None: none.
+        augmentation: 'none', 'flip' or 'crop', of training images. crop_scale: smallest area of a crop, 0..1.
+        select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
+            picks the epoch that is best on the test splits (the published protocol); 'last' evaluates the last epoch.
+        calibrate: with select_on='val', also choose there the constant that is added to unseen logits.
+        evaluate_every: epochs between evaluations.
+        seed: of initial weights, batches and augmentation.
+        num_workers: processes that decode images. checkpoint_every: epochs between checkpoints, 0 for none.
+        tracker: 'tensorboard' or another tracker of Accelerate; None: none.
+
+    Raises:
+        ValueError: an unknown choice or a number out of range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 50
+    sampling: str = "class_balanced"
+    optimizer: str = "rmsprop"
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    momentum: float = 0.9
+    train_backbone: bool = False
+    backbone_learning_rate: float = 1e-4
+    frozen_stages: list[str] = field(default_factory=list)
+    freeze_batch_norm: bool = False
+    schedule: str = "constant"
+    warmup: float = 0.0
+    gradient_accumulation_steps: int = 1
+    max_grad_norm: float | None = None
+    mixed_precision: str = "no"
+    ema_decay: float | None = None
+    augmentation: str = "none"
+    crop_scale: float = 0.4
+    select_on: str = "val"
+    calibrate: bool = False
+    evaluate_every: int = 1
+    seed: int = 0
+    num_workers: int = 0
+    checkpoint_every: int = 1
+    tracker: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
+        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        for name in ("learning_rate", "backbone_learning_rate"):
+            setattr(self, name, float(getattr(self, name)))  # YAML reads 1e-4 as text
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive.")
+        self.weight_decay = float(self.weight_decay)
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}, a share of all steps; it must be 0 or more and below 1.")
+        if self.calibrate and self.select_on != "val":
+            raise ValueError("calibrate=True chooses the unseen bias on validation classes: it needs select_on='val'.")
+
+    @classmethod
+    def from_dict(cls, values: dict) -> TrainingSettings:
+        """From a mapping; raises ValueError for a key that is none of the settings."""
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"No training setting {key!r}.{near_names(key, known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        """All settings."""
+        return asdict(self)
+
+
+def read_preset(path: str | Path, variant: str | None = None, overrides: list[str] | None = None) -> dict:
+    """A preset: sections `data`, `model`, `training`, and `variants` that change some of their keys.
+
+    Args:
+        path: a YAML file. variant: name of one of its variants.
+        overrides: 'section.key=value', values in YAML, e.g. 'training.epochs=5'.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: not YAML, unknown section or variant.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No configuration file {path}. The presets are in examples/configs/.")
+    try:
+        preset = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {error}") from None
+    sections = {"data": {}, "model": {}, "training": {}, "variants": {}}
+    for section in preset:
+        if section not in sections:
+            raise ValueError(f"{path}: unknown section {section!r}; use {', '.join(sections)}.")
+    preset = {**sections, **preset}
+    variants = preset.pop("variants")
+    changes = []
+    if variant is not None:
+        if variant not in variants:
+            raise ValueError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}.")
+        changes += [(section, key, v) for section, part in variants[variant].items() for key, v in part.items()]
+    changes += [_parse_override(text) for text in overrides or []]
+    for section, key, value in changes:
+        if section not in preset:
+            raise ValueError(f"Unknown section {section!r} of {key!r}; use {', '.join(preset)}.")
+        preset[section][key] = value
+    return preset
+
+
+def _parse_override(text: str) -> tuple[str, str, object]:
+    name, equals, value = text.partition("=")
+    section, dot, key = name.partition(".")
+    if not equals or not dot or not key:
+        raise ValueError(f"Cannot read {text!r}. Write section.key=value, e.g. training.epochs=5.")
+    return section, key, yaml.safe_load(value)
