@@ -21,7 +21,7 @@ from dedn_hf.features import FeatureCache
 from dedn_hf.metrics.gzsl import calibrate
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.tasks import Inputs, Task, test_task, validation_task
-from dedn_hf.training import History, fit
+from dedn_hf.training import fit
 from dedn_hf.transforms import evaluation_transform, training_transform
 
 if TYPE_CHECKING:
@@ -67,7 +67,9 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     if (output / RUN_FILE).exists():
         raise FileExistsError(f"{output} holds a finished run. Give another output folder, or delete that one.")
     if settings.train_backbone and experiment.features is not None:
-        raise ValueError("train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache.")
+        raise ValueError(
+            "train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache."
+        )
     output.mkdir(parents=True, exist_ok=True)
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
     bias = 0.0

@@ -49,7 +49,9 @@ class FeatureCache:
         self.shape = (len(self.identity["files"]), *self.identity["feature_shape"])
         path, size = self.folder / FEATURES_FILE, 2 * int(np.prod(self.shape))
         if not path.is_file() or path.stat().st_size != size:
-            raise ValueError(f"{path} is not the {size} bytes that its {IDENTITY_FILE} promises. Delete {self.folder}.")
+            raise ValueError(
+                f"{path} is not the {size} bytes that its {IDENTITY_FILE} promises. Delete {self.folder}."
+            )
         self._bits = np.memmap(path, dtype=np.uint16, mode="r", shape=self.shape)
         self._row = {file: row for row, file in enumerate(self.identity["files"])}
 
@@ -60,7 +62,9 @@ class FeatureCache:
         """Row of each file. Raises ValueError for a file that the cache does not hold."""
         missing = [file for file in files if file not in self._row]
         if missing:
-            raise ValueError(f"{self.folder} has no features of {len(missing)} files, first {missing[0]!r}. Delete it.")
+            raise ValueError(
+                f"{self.folder} has no features of {len(missing)} files, first {missing[0]!r}. Delete it."
+            )
         return np.array([self._row[file] for file in files], dtype=np.int64)
 
     def read(self, rows: Sequence[int]) -> torch.Tensor:
@@ -80,7 +84,9 @@ class FeatureCache:
             )
 
     @classmethod
-    def open_or_build(cls, folder: str | Path, model: DEDNForZeroShot, images: datasets.Dataset, **options) -> FeatureCache:
+    def open_or_build(
+        cls, folder: str | Path, model: DEDNForZeroShot, images: datasets.Dataset, **options
+    ) -> FeatureCache:
         """The cache in `folder`, made first if it is not there; arguments and errors as `build`, and as `require`."""
         if not (Path(folder) / IDENTITY_FILE).exists():
             return cls.build(folder, model, images, **options)

@@ -22,7 +22,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="preset, e.g. examples/configs/cub.yaml")
     parser.add_argument("--variant", help="variant of the preset, e.g. zsl")
-    parser.add_argument("--data", help="data set in place of the preset's: cub, sun, awa2, folder, shapes, or a folder")
+    parser.add_argument(
+        "--data", help="data set in place of the preset's: cub, sun, awa2, folder, shapes, or a folder"
+    )
     parser.add_argument("--data-dir", help="folder of the images")
     parser.add_argument("--output-dir", required=True, help="the trained model and run.json go there")
     parser.add_argument("--features-dir", help="cache the frozen backbone's feature maps there, and train on those")

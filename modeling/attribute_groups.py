@@ -4,7 +4,6 @@ import numpy as np
 
 from .attribute_table import AttributeTable
 
-
 METHODS = ("given", "single", "embeddings", "co-occurrence")
 
 

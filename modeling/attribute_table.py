@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-
 ROLES = ("train", "val", "unseen")
 GROUP_ROW = "#group"
 _SEEN_WORDS = {"1": True, "true": True, "yes": True, "seen": True, "0": False, "false": False, "no": False}
@@ -182,7 +181,9 @@ class AttributeTable:
         """
         path = Path(path)
         header, rows = _read_rows(path)
-        special = {name: i for i, name in enumerate(h.strip().lower() for h in header) if name in ("role", "seen") and i}
+        special = {
+            name: i for i, name in enumerate(h.strip().lower() for h in header) if name in ("role", "seen") and i
+        }
         columns = [i for i in range(1, len(header)) if i not in special.values()]
         names = [header[i].strip() for i in columns]
         row_groups = None
@@ -237,7 +238,9 @@ def _require_unique(names: list[str], kind: str) -> None:
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if not path.is_file():
-        raise FileNotFoundError(f"No attribute table at {path}. Give a CSV file: one row a class, one column an attribute.")
+        raise FileNotFoundError(
+            f"No attribute table at {path}. Give a CSV file: one row a class, one column an attribute."
+        )
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)

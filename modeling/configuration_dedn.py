@@ -2,7 +2,6 @@
 
 from transformers import PreTrainedConfig
 
-
 EXPERTS = ("coarse", "fine")
 ATTENTIONS = ("region", "channel")
 FEATURE_SOURCES = ("stage", "head")

@@ -6,7 +6,6 @@ Letters: B images, K classes, A attributes. `logits` are z = s T^t + m, the seen
 import torch
 from torch.nn import functional as F
 
-
 EPSILON = 1e-9
 
 

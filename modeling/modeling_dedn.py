@@ -62,7 +62,7 @@ class DEDNForZeroShot(PreTrainedModel):
     """
 
     config_class = DEDNConfig
-    base_model_prefix = "backbone"
+    base_model_prefix = "dedn"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
@@ -140,7 +140,12 @@ class DEDNForZeroShot(PreTrainedModel):
         body = None
         if backbone is not None:
             preprocessing, sizes = preprocessing_of(backbone), size_arguments(backbone, image_size)
-            config = {**preprocessing, **config, "backbone": backbone, "backbone_kwargs": {**sizes, **(backbone_kwargs or {})}}
+            config = {
+                **preprocessing,
+                **config,
+                "backbone": backbone,
+                "backbone_kwargs": {**sizes, **(backbone_kwargs or {})},
+            }
             config["image_size"] = image_size or preprocessing["image_size"]
             extractor = Backbone(backbone, config.get("feature_source", "stage"), **config["backbone_kwargs"])
             if pretrained:
@@ -166,7 +171,9 @@ class DEDNForZeroShot(PreTrainedModel):
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
-            raise ValueError(f"The weights lack {len(missing)} tensors of this model, first {missing[0]!r}; get them again.")
+            raise ValueError(
+                f"The weights lack {len(missing)} tensors of this model, first {missing[0]!r}; get them again."
+            )
         if model.backbone is not None:
             model.backbone.restore_buffers()
             model.freeze_backbone(model.config.freeze_backbone)

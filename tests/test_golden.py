@@ -7,7 +7,6 @@ import torch
 
 from tests import golden
 
-
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 

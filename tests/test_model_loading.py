@@ -10,7 +10,6 @@ import torch
 from dedn_hf import DEDNForZeroShot
 from tests.tables import small_table
 
-
 BACKBONES = {
     "resnet10t": 64,
     "vit_tiny_patch16_224": 64,
