@@ -1,4 +1,4 @@
-"""One training run from data to a saved model: choose on validation classes, refit, test, and write down what happened."""
+"""One training run, from data to a saved model: choose on validation classes, refit, test, and write it all down."""
 
 from __future__ import annotations
 

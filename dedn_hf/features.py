@@ -107,7 +107,7 @@ class FeatureCache:
     ) -> FeatureCache:
         """Run the model's backbone over `images` (columns `image`, `file`) and write the cache.
 
-        The folder appears when it is complete: an interrupted run leaves `folder.partial`, which the next one replaces.
+        The folder appears when it is complete; an interrupted run leaves `folder.partial`, which the next replaces.
 
         Args:
             dtype: 'float16' or 'bfloat16'. batch_size: images at a time. num_workers: processes that decode.
@@ -219,7 +219,7 @@ def read_identity(folder: Path) -> dict:
 def _finite(features: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(features).all():
         raise ValueError(
-            "Feature maps hold values beyond the range of float16 or no numbers. Use dtype='bfloat16', or other weights."
+            "Feature maps hold values beyond float16's range, or no numbers. Use dtype='bfloat16', or other weights."
         )
     return features
 

@@ -36,7 +36,7 @@ class AttributeTable:
         attribute_names: A unique names.
         class_attributes: K x A, raw scale (percent, 0/1, anything finite; the model L2-normalises each row).
         attribute_groups: group name of each of the A attributes (body part, colour family...), or None.
-        roles: K of 'train', 'val', 'unseen'; 'train' and 'val' classes together are the *seen* ones. Default: all 'train'.
+        roles: K of 'train', 'val', 'unseen'; 'train' and 'val' classes are the *seen* ones. Default: all 'train'.
         attribute_embeddings: A x D, e.g. word vectors of the attribute names, or None.
 
     Raises:

@@ -42,8 +42,8 @@ class DEDNConfig(PreTrainedConfig):
         calibration_bias: constant added to unseen logits of the prediction, chosen after training on validation
             classes ("calibrated stacking", Chao et al., ECCV 2016); 0 in the method.
         margin: delta of the margin-aware loss.
-        margin_weight, calibration_weight, distillation_weight, alignment_weight: weights of the losses (MAL, lambda_cal,
-            lambda_e, lambda_rc).
+        margin_weight, calibration_weight, distillation_weight, alignment_weight: weights of the losses (MAL,
+            lambda_cal, lambda_e, lambda_rc).
         regression_weight: weight of the cosine distance between attribute scores and the label's class attributes;
             0 in the published method.
         loss_classes: 'all', or 'seen' to let only seen classes compete in the margin-aware loss; 'all' is published.

@@ -4,7 +4,7 @@ Rao et al., "Dual Expert Distillation Network for Generalized Zero-Shot Learning
 
 pixels -> backbone -> feature map -> two experts of dual attention -> attribute scores -> class logits.
 
-Letters of the shapes: B images, K classes, A attributes, E experts, C channels and R = H x W regions, D embedding size.
+Letters of the shapes: B images, K classes, A attributes, E experts, C channels, R = H x W regions, D embedding size.
 """
 
 from dataclasses import dataclass
@@ -317,7 +317,7 @@ class DEDNForZeroShot(PreTrainedModel):
             features: B x C x H x W.
 
         Returns:
-            Region and channel scores, B x E x 2 x A (a single attention: B x E x 1 x A), and region maps B x E x A x R.
+            Region and channel scores, B x E x 2 x A (one attention: B x E x 1 x A), and region maps B x E x A x R.
         """
         features = F.normalize(features.flatten(2).to(self.class_attributes.dtype), dim=1)
         if self.training and self.config.feature_dropout:
