@@ -153,7 +153,7 @@ def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, ca
     """Cached features where there is a cache, else images, augmented for training."""
     if cache is not None:
         return task.cached(cache)
-    training = training_transform(model, settings.augmentation, settings.crop_scale)
+    training = training_transform(model, settings.augmentation, settings.crop_scale, settings.jitter)
     return task.decoded(training, evaluation_transform(model))
 
 

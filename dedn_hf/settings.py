@@ -35,6 +35,8 @@ class TrainingSettings:
         gradient_accumulation_steps, max_grad_norm (None: no clipping), mixed_precision: as in Accelerate.
         ema_decay: decay per step of an exponential moving average of the weights, used for evaluation; None: none.
         augmentation: 'none', 'flip' or 'crop', of training images. crop_scale: smallest area of a crop, 0..1.
+            jitter: of 'crop', largest relative change of brightness and of contrast, 0..1.
+        channels_last: memory layout of the backbone, faster for many convolutional networks.
         select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
             picks the epoch that is best on the test splits (the published protocol); 'last' evaluates the last epoch.
         calibrate: with select_on='val', also choose there the constant that is added to unseen logits.
@@ -66,6 +68,8 @@ class TrainingSettings:
     ema_decay: float | None = None
     augmentation: str = "none"
     crop_scale: float = 0.4
+    jitter: float = 0.0
+    channels_last: bool = False
     select_on: str = "val"
     calibrate: bool = False
     evaluate_every: int = 1

@@ -63,6 +63,8 @@ def fit(
     optimizer = build_optimizer(model, settings)
     scheduler = get_scheduler(settings.schedule, optimizer, round(settings.warmup * total_steps), total_steps)
     average = build_average(model, settings)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
     model, optimizer = accelerator.prepare(model, optimizer)
     checkpoint = Checkpoint(accelerator, folder, settings, task.name, [scheduler, *([average] if average else [])])
     history = History(checkpoint.resume())

@@ -24,12 +24,15 @@ def evaluation_transform(model: DEDNForZeroShot) -> Transform:
     return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
-def training_transform(model: DEDNForZeroShot, augmentation: str = "crop", crop_scale: float = 0.4) -> Transform:
+def training_transform(
+    model: DEDNForZeroShot, augmentation: str = "crop", crop_scale: float = 0.4, jitter: float = 0.0
+) -> Transform:
     """Random views of an image: PIL image to 3 x image_size x image_size.
 
     Args:
         augmentation: 'none'; 'flip', left-right at random; 'crop', a random crop resized to the input, with flips.
         crop_scale: smallest share of the image's area that a random crop keeps, 0..1.
+        jitter: with 'crop', largest relative change of brightness and of contrast, 0..1.
 
     Raises:
         ValueError: unknown augmentation.
@@ -48,6 +51,7 @@ def training_transform(model: DEDNForZeroShot, augmentation: str = "crop", crop_
             v2.ToImage(),
             v2.RandomResizedCrop(c.image_size, (crop_scale, 1.0), interpolation=InterpolationMode(c.interpolation)),
             flip,
+            v2.ColorJitter(jitter, jitter),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(list(c.image_mean), list(c.image_std)),
         ]

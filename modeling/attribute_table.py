@@ -16,6 +16,7 @@ import numpy as np
 
 ROLES = ("train", "val", "unseen")
 GROUP_ROW = "#group"
+CLASS_COLUMNS = ("role", "seen")
 _SEEN_WORDS = {"1": True, "true": True, "yes": True, "seen": True, "0": False, "false": False, "no": False}
 _SEEN_WORDS["unseen"] = False
 
@@ -67,6 +68,9 @@ class AttributeTable:
             raise ValueError(f"An attribute table needs at least one class and one attribute; got {k} and {a}.")
         _require_unique(self.class_names, "class")
         _require_unique(self.attribute_names, "attribute")
+        for name in self.attribute_names:
+            if name.strip().lower() in CLASS_COLUMNS:
+                raise ValueError(f"An attribute cannot be called {name!r}, a column of its own in the CSV. Rename it.")
         if self.class_attributes.shape != (k, a):
             raise ValueError(
                 f"class_attributes has shape {self.class_attributes.shape}, but {k} class names and {a} attribute "
@@ -90,10 +94,7 @@ class AttributeTable:
             )
         zero = np.flatnonzero(~self.class_attributes.any(axis=1))
         if len(zero):
-            raise ValueError(
-                f"Class {self.class_names[zero[0]]!r} has only zeros, so nothing describes it "
-                f"({len(zero)} such row(s)). Give it at least one attribute or drop the row."
-            )
+            raise ValueError(_only_zeros(self.class_names[zero[0]]))
         if self.attribute_embeddings is not None:
             shape = self.attribute_embeddings.shape
             if len(shape) != 2 or shape[0] != len(self.attribute_names) or shape[1] == 0:
@@ -181,21 +182,25 @@ class AttributeTable:
         """
         path = Path(path)
         header, rows = _read_rows(path)
-        special = {
-            name: i for i, name in enumerate(h.strip().lower() for h in header) if name in ("role", "seen") and i
-        }
+        special = {name: i for i, name in enumerate(h.strip().lower() for h in header) if name in CLASS_COLUMNS and i}
         columns = [i for i in range(1, len(header)) if i not in special.values()]
         names = [header[i].strip() for i in columns]
+        _require_unique(names, "attribute", [f"{path}, header, column {i + 1}: " for i in columns])
         row_groups = None
         if rows and rows[0][1][0].strip().lower() == GROUP_ROW:
             row_groups = [rows[0][1][i].strip() for i in columns]
             rows = rows[1:]
         values = [[_number(cells[i], path, line, header[i]) for i in columns] for line, cells in rows]
         roles = [_role(cells, special, path, line) for line, cells in rows]
+        class_names, places = [cells[0].strip() for _, cells in rows], [f"{path}, line {line}: " for line, _ in rows]
+        _require_unique(class_names, "class", places)
+        for name, row, place in zip(class_names, values, places, strict=True):
+            if names and not any(row):
+                raise ValueError(f"{place}{_only_zeros(name)}")
         attribute_groups = row_groups if groups is None else _read_groups(groups, names)
         try:
             matrix = np.array(values, dtype=np.float32).reshape(len(rows), len(names))
-            return cls([cells[0].strip() for _, cells in rows], names, matrix, attribute_groups, roles)
+            return cls(class_names, names, matrix, attribute_groups, roles)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -226,13 +231,21 @@ class AttributeTable:
         return table
 
 
-def _require_unique(names: list[str], kind: str) -> None:
+def _only_zeros(class_name: str) -> str:
+    return (
+        f"Class {class_name!r} has only zeros, so nothing describes it. "
+        "Give it at least one attribute or drop the row."
+    )
+
+
+def _require_unique(names: list[str], kind: str, places: list[str] | None = None) -> None:
+    """`places` says where each name stands, for the message."""
     seen: set[str] = set()
-    for name in names:
+    for name, place in zip(names, places or [""] * len(names), strict=True):
         if not name:
-            raise ValueError(f"An empty {kind} name. Every {kind} needs a name of its own.")
+            raise ValueError(f"{place}An empty {kind} name. Every {kind} needs a name of its own.")
         if name in seen:
-            raise ValueError(f"The {kind} name {name!r} stands twice. Rename or remove one of them.")
+            raise ValueError(f"{place}The {kind} name {name!r} stands twice. Rename or remove one of them.")
         seen.add(name)
 
 
@@ -241,12 +254,7 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise FileNotFoundError(
             f"No attribute table at {path}. Give a CSV file: one row a class, one column an attribute."
         )
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: not a readable CSV file in UTF-8 ({error}). Save it as 'CSV UTF-8'.") from None
+    lines = _read_lines(path)
     if len(lines) < 2 or len(lines[0][1]) < 2:
         raise ValueError(f"{path}: needs a header line (class, attribute, ...) and at least one class row.")
     header = lines[0][1]
@@ -256,12 +264,25 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, lines[1:]
 
 
+def _read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Line number and cells of every line that is not empty."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            return [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: not a readable CSV file in UTF-8 ({error}). Save it as 'CSV UTF-8'.") from None
+
+
 def _number(cell: str, path: Path, line: int, column: str) -> float:
     try:
-        return float(cell)
+        number = float(cell)
     except ValueError:
-        what = "is empty" if not cell.strip() else f"holds {cell!r}, which is not a number"
-        raise ValueError(f"{path}, line {line}, column {column!r}: {what}. Put a number there.") from None
+        number = float("nan")
+    if not abs(number) <= np.finfo(np.float32).max:
+        what = "is empty" if not cell.strip() else f"holds {cell!r}, which is not a finite number"
+        raise ValueError(f"{path}, line {line}, column {column!r}: {what}. Put a number there.")
+    return number
 
 
 def _role(cells: list[str], special: dict[str, int], path: Path, line: int) -> str:
@@ -279,17 +300,19 @@ def _role(cells: list[str], special: dict[str, int], path: Path, line: int) -> s
 
 
 def _read_groups(groups: str | Path | dict[str, str], attribute_names: list[str]) -> list[str]:
+    place = ""
     if not isinstance(groups, dict):
         path = Path(groups)
         if not path.is_file():
             raise FileNotFoundError(f"No attribute group file at {path}. Give a CSV file of attribute,group.")
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            pairs = [row for row in csv.reader(file) if row]
-        short = next((row for row in pairs if len(row) < 2), None)
-        if short is not None:
-            raise ValueError(f"{path}: the line {short} has no group. Write attribute,group on every line.")
-        groups = {row[0].strip(): row[1].strip() for row in pairs}
+        lines = _read_lines(path)
+        for line, cells in lines:
+            if len(cells) < 2:
+                raise ValueError(f"{path}, line {line}: {cells[0]!r} has no group. Write attribute,group there.")
+        place, groups = f"{path}: ", {cells[0].strip(): cells[1].strip() for _, cells in lines}
     missing = [name for name in attribute_names if name not in groups]
     if missing:
-        raise ValueError(f"{len(missing)} attribute(s) have no group, first {missing[0]!r}. Add them to the groups.")
+        raise ValueError(
+            f"{place}{len(missing)} attribute(s) have no group, first {missing[0]!r}. Add them to the groups."
+        )
     return [groups[name] for name in attribute_names]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dedn_hf.data import AWA2, CUB, SUN, attribute_table, load
-from dedn_hf.data.benchmarks import image_list
+from dedn_hf.data.benchmarks import METADATA, image_list
 from dedn_hf.data.catalog import assign_portions
 
 from .fake_data import LAYOUTS, SHARED, classes_of, write_benchmark
@@ -43,8 +43,15 @@ def test_unseen_classes_have_test_images_only(name):
     assert {image.split for image in image_list(name) if roles[image.label] == "unseen"} == {"test_unseen"}
 
 
-def test_awa2_keeps_its_four_missing_values():
-    assert (attribute_table("awa2").class_attributes == -1).sum() == 4
+def test_awa2s_four_missing_values_become_the_mean_of_their_attribute():
+    with np.load(METADATA / "awa2.npz") as arrays:
+        raw = arrays["class_attributes"]
+    filled = attribute_table("awa2").class_attributes
+    missing = np.argwhere(raw == -1)
+    assert len(missing) == 4
+    for row, column in missing:
+        assert filled[row, column] == pytest.approx(raw[raw[:, column] >= 0, column].mean(), rel=1e-5)
+    assert np.array_equal(filled[raw >= 0], raw[raw >= 0])
 
 
 def test_unknown_benchmark_names_a_near_one():

@@ -33,7 +33,8 @@ def attribute_table(name: str) -> AttributeTable:
     """The K x A class attributes of 'cub' (200 x 312), 'sun' (717 x 102) or 'awa2' (50 x 85).
 
     Classes stand in the order of the proposed split, which is not alphabetical. Values are raw: percent for CUB and
-    AWA2, 0 to 1 for SUN. AWA2 holds four entries of -1, which mean "missing", kept as published.
+    AWA2, 0 to 1 for SUN. AWA2's file holds four entries of -1, which mean "missing"; here, they are the mean of their
+    attribute over the other classes.
     `attribute_embeddings` are the word vectors of the attribute names (D = 300), `roles` the proposed split's.
 
     Raises:
@@ -45,11 +46,17 @@ def attribute_table(name: str) -> AttributeTable:
         return AttributeTable(
             class_names=[entry["name"] for entry in described["classes"]],
             attribute_names=[entry["name"] for entry in described["attributes"]],
-            class_attributes=arrays["class_attributes"],
+            class_attributes=fill_missing(arrays["class_attributes"]),
             attribute_groups=[entry["group"] for entry in described["attributes"]],
             roles=[entry["role"] for entry in described["classes"]],
             attribute_embeddings=arrays["word_vectors"],
         )
+
+
+def fill_missing(class_attributes: np.ndarray) -> np.ndarray:
+    """K x A with every negative entry, a missing value, replaced by the mean of its column's other entries."""
+    known = np.where(class_attributes < 0, np.nan, class_attributes)
+    return np.where(np.isnan(known), np.nanmean(known, axis=0), known)
 
 
 @cache
