@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
-RUN_FILE = "run.json"
+RUN_FILE, CHECKPOINTS = "run.json", "checkpoints"
 PROTOCOLS = {
     "val": "epoch (and calibration, where used) chosen on validation classes, then trained on all seen classes; "
     "test splits used once, at the end",
@@ -84,12 +85,14 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     final = TrainingSettings.from_dict(settings.to_dict())
     if settings.select_on != "test":
         final.evaluate_every = final.epochs
-    history = fit(model, task, inputs_of(task, model, settings, cache), final, accelerator, output, keeper)
+    inputs, checkpoints = inputs_of(task, model, settings, cache), output / CHECKPOINTS
+    history = fit(model, task, inputs, final, accelerator, checkpoints, keeper)
     chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
     record.update(results=chosen, history=history.epochs, calibration_bias=bias, **surroundings(experiment, settings))
     if accelerator.is_main_process:
         table.save(output)
         write_json(output / RUN_FILE, record)
+        shutil.rmtree(checkpoints, ignore_errors=True)
     accelerator.wait_for_everyone()
     return record
 
@@ -118,7 +121,7 @@ def select(
             epoch["calibration_bias"] = bias
 
     inputs = inputs_of(task, model, settings, cache)
-    history = fit(model, task, inputs, settings, accelerator, output, measure)
+    history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, measure)
     chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
     final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
     return {"chosen": chosen, "history": history.epochs}, final, chosen.get("calibration_bias", 0.0)
@@ -161,11 +164,10 @@ class Best:
     """Saves the model after an evaluation: the last one, or the one with the highest H so far."""
 
     def __init__(self, folder: Path, accelerator: Accelerator, keep_best: bool) -> None:
-        self.folder, self.accelerator, self.keep_best, self.highest = folder, accelerator, keep_best, -1.0
+        self.folder, self.accelerator, self.keep_best = folder, accelerator, keep_best
 
     def __call__(self, model: DEDNForZeroShot, epoch: dict, predictions: tuple) -> None:
-        if self.accelerator.is_main_process and (not self.keep_best or epoch["H"] > self.highest):
-            self.highest = epoch["H"]
+        if self.accelerator.is_main_process and (epoch["best_so_far"] or not self.keep_best):
             model.save_pretrained(self.folder)
 
 

@@ -35,6 +35,10 @@ class History:
 
     epochs: list[dict] = field(default_factory=list)
 
+    def highest(self) -> float:
+        """The highest H so far, -1 before the first evaluation."""
+        return max((epoch["H"] for epoch in self.epochs if "H" in epoch), default=-1.0)
+
     def best(self) -> dict:
         """The evaluated epoch with the highest H (the earliest of equals)."""
         return max((epoch for epoch in self.epochs if "H" in epoch), key=lambda epoch: epoch["H"])
@@ -92,7 +96,7 @@ def fit(
         if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
             evaluated = average.module if average else model
             scores, logits, labels = evaluate(evaluated, inputs, task.table.seen, accelerator)
-            record.update(scores)
+            record.update(scores, best_so_far=scores["H"] > history.highest())
             if on_evaluation:
                 on_evaluation(accelerator.unwrap_model(evaluated), record, (logits, labels))
         history.epochs.append(record)

@@ -279,7 +279,9 @@ def _number(cell: str, path: Path, line: int, column: str) -> float:
         number = float(cell)
     except ValueError:
         number = float("nan")
-    if not abs(number) <= np.finfo(np.float32).max:
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.float32(number))
+    if not finite:
         what = "is empty" if not cell.strip() else f"holds {cell!r}, which is not a finite number"
         raise ValueError(f"{path}, line {line}, column {column!r}: {what}. Put a number there.")
     return number
