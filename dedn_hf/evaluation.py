@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from dedn_hf.metrics.gzsl import gzsl_scores
+from dedn_hf.metrics.scores import gzsl_scores
 
 if TYPE_CHECKING:
     from dedn_hf.tasks import Inputs

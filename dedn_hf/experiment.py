@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 
 from dedn_hf import __version__
 from dedn_hf.features import FeatureCache
-from dedn_hf.metrics.gzsl import calibrate
+from dedn_hf.metrics.scores import calibrate, gzsl_scores
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.tasks import Inputs, Task, test_task, validation_task
 from dedn_hf.training import fit
@@ -80,7 +80,7 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     task = test_task(splits, table)
     model = new_model(experiment, table, settings)
     model.config.calibration_bias = bias
-    cache = open_cache(experiment, model, splits, accelerator)
+    cache = open_cache(experiment, model, accelerator)
     keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
     final = TrainingSettings.from_dict(settings.to_dict())
     if settings.select_on != "test":
@@ -110,8 +110,7 @@ def select(
     splits, table = experiment.load(True)
     task = validation_task(splits, table)
     model = new_model(experiment, task.table, settings)
-    full_splits, _ = experiment.load(False)
-    cache = open_cache(experiment, model, full_splits, accelerator)
+    cache = open_cache(experiment, model, accelerator)
     biases: dict[int, float] = {}
 
     def measure(_model, epoch: dict, predictions: tuple[np.ndarray, np.ndarray]) -> None:
@@ -129,8 +128,6 @@ def select(
 
 def calibrated_scores(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray, bias: float) -> dict:
     """U, S and H with `bias` added to the unseen logits."""
-    from dedn_hf.metrics.gzsl import gzsl_scores
-
     scores = gzsl_scores(logits + bias * ~np.asarray(seen), labels, seen)
     return {key: scores[key] for key in ("U", "S", "H")}
 
@@ -141,13 +138,12 @@ def new_model(experiment: Experiment, table: AttributeTable, settings: TrainingS
     return experiment.build(table)
 
 
-def open_cache(
-    experiment: Experiment, model: DEDNForZeroShot, splits: datasets.DatasetDict, accelerator: Accelerator
-) -> FeatureCache | None:
+def open_cache(experiment: Experiment, model: DEDNForZeroShot, accelerator: Accelerator) -> FeatureCache | None:
     """The feature cache of all images of the data set, made by the main process if it is not there."""
     if experiment.features is None:
         return None
-    images = datasets.concatenate_datasets([splits[s].select_columns(["image", "file"]) for s in splits])
+    splits, _ = experiment.load(False)
+    images = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in splits.values()])
     with accelerator.main_process_first():
         return FeatureCache.open_or_build(experiment.features, model, images)
 

@@ -1,6 +1,7 @@
 """Any timm model as a B x C x H x W feature extractor."""
 
 import difflib
+from collections.abc import Sequence
 
 import timm
 import torch
@@ -93,7 +94,7 @@ class Backbone(nn.Module):
         """Keep part of the backbone as it is while the rest is trained.
 
         Args:
-            prefixes: modules whose names start with one of these are frozen, weights and statistics.
+            prefixes: the modules of these names are frozen with all they hold, weights and statistics.
             batch_norm: keep the statistics of all batch normalisation.
 
         Raises:
@@ -101,12 +102,12 @@ class Backbone(nn.Module):
         """
         names = [name for name, _ in self.body.named_parameters()]
         for prefix in prefixes:
-            if not any(name.startswith(prefix) for name in names):
+            if not any(_belongs(name, [prefix]) for name in names):
                 stages = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
                 raise ValueError(f"The backbone has no stage {prefix!r}; it has {', '.join(stages[:20])}.")
         self.frozen_stages, self.frozen_batch_norm = tuple(prefixes), batch_norm
         for name, parameter in self.body.named_parameters():
-            if name.startswith(self.frozen_stages):
+            if _belongs(name, self.frozen_stages):
                 parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -114,7 +115,7 @@ class Backbone(nn.Module):
         super().train(mode)
         for name, module in self.body.named_modules():
             norm = self.frozen_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm)
-            if norm or (self.frozen_stages and name.startswith(self.frozen_stages)):
+            if norm or _belongs(name, self.frozen_stages):
                 module.training = False
         return self
 
@@ -124,6 +125,11 @@ class Backbone(nn.Module):
         if not hasattr(target, "set_grad_checkpointing"):
             raise ValueError(f"timm's {self.recipe['name']} does not support gradient checkpointing.")
         target.set_grad_checkpointing(enable)
+
+
+def _belongs(name: str, prefixes: Sequence[str]) -> bool:
+    """Whether a module or weight is one of the named modules or lies in it: 'blocks.1.norm' in 'blocks.1'."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def preprocessing_of(name: str) -> dict:

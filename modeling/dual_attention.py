@@ -4,6 +4,8 @@ After Rao et al., IJCAI 2024, section 3.2. The queries of all experts are stacke
 channel attention has two versions with equal results, plain (stores the B x EA x C map) and fused (does not).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -13,10 +15,18 @@ class Expert(nn.Module):
     """One expert: a dual attention network for each of G disjoint groups of attributes (G = 1: the coarse expert).
 
     Holds the attribute embeddings V (A x D) and, for each group, the four matrices P_r, Q_r (D x C), P_c, Q_c (D x R).
-    P_r may be factorised, D x h times h x C.
+    P_r may be factorised, D x h times h x C. Without one of the two `attentions` there are no matrices of it.
     """
 
-    def __init__(self, groups: list[str], embedding_size: int, channels: int, regions: int, rank: int | None) -> None:
+    def __init__(
+        self,
+        groups: list[str],
+        embedding_size: int,
+        channels: int,
+        regions: int,
+        rank: int | None = None,
+        attentions: Sequence[str] = ("region", "channel"),
+    ) -> None:
         super().__init__()
         names = list(dict.fromkeys(groups))
         order = sorted(range(len(groups)), key=lambda i: (names.index(groups[i]), i))
@@ -27,14 +37,16 @@ class Expert(nn.Module):
             return nn.Parameter(torch.empty(len(names), rows, columns))
 
         self.attribute_embeddings = nn.Parameter(torch.empty(len(groups), embedding_size))
-        if rank is None:
-            self.region_value = matrix(embedding_size, channels)
-        else:
-            self.region_value_down = matrix(embedding_size, rank)
-            self.region_value_up = matrix(rank, channels)
-        self.region_key = matrix(embedding_size, channels)
-        self.channel_value = matrix(embedding_size, regions)
-        self.channel_key = matrix(embedding_size, regions)
+        if "region" in attentions:
+            if rank is None:
+                self.region_value = matrix(embedding_size, channels)
+            else:
+                self.region_value_down = matrix(embedding_size, rank)
+                self.region_value_up = matrix(rank, channels)
+            self.region_key = matrix(embedding_size, channels)
+        if "channel" in attentions:
+            self.channel_value = matrix(embedding_size, regions)
+            self.channel_key = matrix(embedding_size, regions)
         # Attributes sorted by group. Persistent, so that it survives construction without storage.
         self.register_buffer("group_order", torch.tensor(order))
 

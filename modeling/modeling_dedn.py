@@ -77,7 +77,9 @@ class DEDNForZeroShot(PreTrainedModel):
             self.backbone = Backbone(config.backbone, config.feature_source, **(config.backbone_kwargs or {}))
         groups = {"coarse": ["all"] * config.num_attributes, "fine": config.attribute_groups}
         self.experts = nn.ModuleDict({
-            name: Expert(groups[name], config.embedding_size, channels, height * width, config.query_rank)
+            name: Expert(
+                groups[name], config.embedding_size, channels, height * width, config.query_rank, config.attentions
+            )
             for name in config.experts
         })  # fmt: skip
         if config.normalize_scores:
@@ -299,15 +301,15 @@ class DEDNForZeroShot(PreTrainedModel):
         coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
         weights = scores.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
         prediction = (weights * logits).sum(dim=1)
+        losses = None if labels is None else self.compute_losses(scores, class_attributes, labels)
         output = DEDNOutput(
+            loss=None if losses is None else self.total_loss(losses),
             logits=prediction + self.config.calibration_bias * ~self.seen,
             attribute_scores=(weights * self.mix_attentions(scores)).sum(dim=1),
             region_maps=region_maps if output_attentions else None,
+            losses=losses,
             **{f"{name}_logits": logits[:, i] for i, name in enumerate(self.experts)},
         )
-        if labels is not None:
-            output.losses = self.compute_losses(scores, class_attributes, labels)
-            output.loss = self.total_loss(output.losses)
         return output if return_dict in (None, True) else output.to_tuple()
 
     def attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -360,7 +362,8 @@ class DEDNForZeroShot(PreTrainedModel):
         scores = scores.float()
         class_attributes = class_attributes.float()
         mixed = self.mix_attentions(scores, training=True)
-        logits = self.class_logits(mixed, class_attributes)
+        with torch.autocast(scores.device.type, enabled=False):  # scores may be of low precision, losses are not
+            logits = self.class_logits(mixed, class_attributes)
         for i, name in enumerate(self.experts):
             losses[f"{name}.margin"] = margin_loss(
                 logits[:, i],

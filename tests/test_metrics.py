@@ -8,8 +8,8 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from dedn_hf.metrics import gzsl as metric_file
-from dedn_hf.metrics.gzsl import (
-    GZSL,
+from dedn_hf.metrics.gzsl import GZSL
+from dedn_hf.metrics.scores import (
     ausuc,
     calibrate,
     gzsl_scores,

@@ -1,12 +1,11 @@
 """Evaluate a saved model on a data set: T1, U, S, H and AUSUC, and the accuracy of every class.
 
-    python examples/evaluate.py runs/cub --data cub --data-dir data
+    python examples/evaluate_model.py runs/cub --data cub --data-dir data
 
-Several processes give the same numbers: accelerate launch examples/evaluate.py ...
+Several processes give the same numbers: accelerate launch examples/evaluate_model.py ...
 """
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -60,10 +59,12 @@ def require_same_classes(model: DEDNForZeroShot, table: AttributeTable) -> None:
     seen_by_model = dict(zip(model.attribute_table.class_names, model.attribute_table.seen.tolist(), strict=True))
     for name, seen in zip(table.class_names, table.seen.tolist(), strict=True):
         if name not in seen_by_model:
-            raise ValueError(f"The model does not know the class {name!r} of the data.{near_names(name, seen_by_model)}")
+            raise ValueError(
+                f"The model does not know the class {name!r} of the data.{near_names(name, seen_by_model)}"
+            )
         if seen_by_model[name] and not seen:
             raise ValueError(
-                f"The model was trained on the class {name!r}, which counts as unseen here: that would be no zero-shot "
+                f"The model was trained on the class {name!r}, which counts as unseen here: no zero-shot "
                 "result. Use the split that the model was trained for."
             )
 
@@ -119,4 +120,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"evaluate.py: {error}")
+        sys.exit(f"evaluate_model.py: {error}")

@@ -1,0 +1,209 @@
+"""The scores of generalized zero-shot learning as plain numpy functions: T1, U, S, H, AUSUC, per-class accuracies.
+
+Shapes: B images, K classes. All values lie in [0, 1]. Accuracy is always the mean of per-class top-1 accuracies over
+the classes that have images (Xian et al., TPAMI 2018).
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+_ROUNDING = 1e-12  # sums of per-class accuracies may differ by this much in floating point
+
+
+def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, classes: ArrayLike) -> np.ndarray:
+    """Top-1 accuracy of each class.
+
+    Args:
+        predicted: B predicted class indices.
+        labels: B true class indices.
+        classes: class indices to report, in this order.
+
+    Returns:
+        One float in [0, 1] per entry of `classes`; NaN for a class without images.
+
+    Raises:
+        ValueError: if `predicted` and `labels` differ in shape.
+    """
+    predicted, labels, classes = np.asarray(predicted), np.asarray(labels), np.asarray(classes, dtype=np.int64)
+    if predicted.shape != labels.shape or labels.ndim != 1:
+        raise ValueError(
+            f"predicted has shape {predicted.shape} and labels {labels.shape}; "
+            "pass one class index per image in both (logits.argmax(-1) turns logits into predictions)"
+        )
+    size = max((int(part.max()) + 1 for part in (labels, classes) if part.size), default=0)
+    images = np.bincount(labels, minlength=size)[classes]
+    hits = np.bincount(labels[predicted == labels], minlength=size)[classes]
+    return np.divide(hits, images, out=np.full(len(classes), np.nan), where=images > 0)
+
+
+def harmonic_mean(u: float, s: float) -> float:
+    """H = 2us / (u + s); 0 when both are 0."""
+    return 0.0 if u + s == 0 else 2 * u * s / (u + s)
+
+
+def gzsl_scores(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> dict[str, float | list | None]:
+    """T1, U, S, H, AUSUC and per-class accuracies.
+
+    Args:
+        logits: B x K finite class scores.
+        labels: B integers in 0..K-1.
+        seen: K booleans, true for seen classes.
+
+    Returns:
+        `T1`, `U`, `S`, `H`, `AUSUC`: floats in [0, 1]. `T1` and `U` are None without unseen-class images, `S`
+        without seen-class images, `H` and `AUSUC` without either. `per_class_accuracy`: K floats among all classes,
+        None for classes without images. Equal logits go to the class with the lower index.
+
+    Raises:
+        ValueError: if shapes disagree, there is no image, a label is out of range, a logit is not finite, or the
+            classes are all seen or all unseen.
+    """
+    logits, labels, seen = _checked(logits, labels, seen)
+    accuracies = per_class_accuracy(logits.argmax(1), labels, np.arange(len(seen)))
+    among_unseen = np.where(seen, -np.inf, logits).argmax(1)
+    t1 = _mean_of_present(per_class_accuracy(among_unseen, labels, np.flatnonzero(~seen)))
+    u, s = _mean_of_present(accuracies[~seen]), _mean_of_present(accuracies[seen])
+    both = u is not None and s is not None
+    return {
+        "T1": t1,
+        "U": u,
+        "S": s,
+        "H": harmonic_mean(u, s) if both else None,
+        "AUSUC": ausuc(logits, labels, seen) if both else None,
+        "per_class_accuracy": [None if np.isnan(accuracy) else float(accuracy) for accuracy in accuracies],
+    }
+
+
+def seen_unseen_curve(
+    logits: ArrayLike, labels: ArrayLike, seen: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All operating points (U, S) that a constant added to unseen logits can reach (Chao et al., ECCV 2016).
+
+    Exact and O(B log B) after the row maxima: an image's prediction moves from its best seen to its best unseen class
+    once the constant exceeds the difference of the two logits, so only these thresholds matter, and only those of
+    images that are right among the classes of their own role. Images whose thresholds float32 cannot tell apart move
+    together.
+
+    Args:
+        logits: B x K finite class scores.
+        labels: B integers in 0..K-1; images of seen and of unseen classes are needed.
+        seen: K booleans, true for seen classes.
+
+    Returns:
+        U, S and the constants, each with P >= 2 entries: U rises from 0, S falls to 0. The constants are midpoints
+        between neighbouring thresholds; the first is -inf, the last +inf.
+
+    Raises:
+        ValueError: as `gzsl_scores`, and if either role has no images.
+    """
+    logits, labels, seen = _checked(logits, labels, seen)
+    _require_both_roles(labels, seen)
+    threshold, right = _flips(logits, labels, seen)
+    if not right.any():  # nothing is ever right: both end points are (0, 0)
+        return np.zeros(2), np.zeros(2), np.array([-np.inf, np.inf])
+    order = np.flatnonzero(right)[threshold[right].argsort()]
+    ordered, of_seen, weight = threshold[order], seen[labels[order]], _image_weights(labels, seen)[order]
+    apart = np.diff(ordered) > np.finfo(np.float32).eps * np.abs(logits).max()
+    step = np.concatenate([[0], np.cumsum(apart)])
+
+    gained, lost = np.bincount(step, weight * ~of_seen), np.bincount(step, weight * of_seen)
+    u = np.concatenate([[0.0], np.cumsum(gained)])
+    s = np.concatenate([np.cumsum(lost[::-1])[::-1], [0.0]])
+    midpoints = (ordered[:-1] + ordered[1:])[apart] / 2
+    return np.minimum(u, 1.0), np.minimum(s, 1.0), np.concatenate([[-np.inf], midpoints, [np.inf]])
+
+
+def ausuc(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> float:
+    """Area under the seen-unseen curve, in [0, 1] (Chao et al., ECCV 2016): trapezoids over the exact points.
+
+    Arguments and errors as `seen_unseen_curve`.
+    """
+    u, s, _ = seen_unseen_curve(logits, labels, seen)
+    return float(np.sum(np.diff(u) * (s[1:] + s[:-1])) / 2)
+
+
+def calibrate(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> float:
+    """The constant to add to all unseen logits that maximises H.
+
+    Choose it on validation classes: on test images it would be tuned on what it is meant to measure.
+
+    Arguments and errors as `seen_unseen_curve`.
+
+    Returns:
+        A finite constant in the unit of the logits: 0.0 if that is already best, else the middle of the best
+        interval; of several best intervals, the one nearest to 0.
+    """
+    u, s, constants = seen_unseen_curve(logits, labels, seen)
+    h = np.array([harmonic_mean(*point) for point in zip(u, s, strict=True)])
+    if gzsl_scores(logits, labels, seen)["H"] >= h.max() - _ROUNDING:
+        return 0.0
+    best = constants[h >= h.max() - _ROUNDING]
+    return float(best[np.abs(best).argmin()])
+
+
+def _flips(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the B images: the constant above which it goes to an unseen class, and whether it is right among
+    the classes of its own role."""
+    by_seen, by_unseen = np.where(seen, logits, -np.inf), np.where(seen, -np.inf, logits)
+    right = np.where(seen[labels], by_seen.argmax(1), by_unseen.argmax(1)) == labels
+    return by_seen.max(1) - by_unseen.max(1), right
+
+
+def _mean_of_present(accuracies: np.ndarray) -> float | None:
+    present = accuracies[~np.isnan(accuracies)]
+    return float(present.mean()) if present.size else None
+
+
+def _image_weights(labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """What a right answer for each of the B images adds to the mean accuracy of its role."""
+    images = np.bincount(labels, minlength=len(seen))
+    present = images > 0
+    classes_of_role = np.where(seen, (present & seen).sum(), (present & ~seen).sum())
+    return 1 / (images[labels] * classes_of_role[labels])
+
+
+def _require_both_roles(labels: np.ndarray, seen: np.ndarray) -> None:
+    for role, found in (("seen", seen[labels].any()), ("unseen", (~seen[labels]).any())):
+        if not found:
+            raise ValueError(
+                f"there are no images of {role} classes, so there is no trade-off between seen and unseen classes; "
+                "pass the logits of the test_seen and test_unseen splits together"
+            )
+
+
+def _checked(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """logits B x K (float64), labels B (int64), seen K (bool), or an error that names the fix."""
+    logits, labels, seen = np.asarray(logits, dtype=np.float64), np.asarray(labels), np.asarray(seen)
+    _check_shapes(logits, labels, seen)
+    if not np.isfinite(logits).all():
+        images = np.flatnonzero(~np.isfinite(logits).all(1))
+        raise ValueError(
+            f"logits of {len(images)} images (first: image {images[0]}) hold NaN or infinity; "
+            "check the training loss, or the inputs of these images, for overflow"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are {labels.dtype}; pass class indices as integers")
+    if labels.min() < 0 or labels.max() >= len(seen):
+        raise ValueError(
+            f"labels run from {labels.min()} to {labels.max()}, outside 0..{len(seen) - 1}, the indices of the "
+            f"{len(seen)} classes; subtract 1 if yours start at 1, and leave out images without a class"
+        )
+    seen = seen.astype(bool)
+    if seen.all() or not seen.any():
+        raise ValueError(
+            f"all {len(seen)} classes are {'seen' if seen.all() else 'unseen'}; "
+            "pass seen as one boolean per class, true for classes with training images, with both values in it"
+        )
+    return logits, labels.astype(np.int64), seen
+
+
+def _check_shapes(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> None:
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or seen.shape != logits.shape[1:]:
+        raise ValueError(
+            f"logits have shape {logits.shape}, labels {labels.shape}, seen {seen.shape}; "
+            "pass logits as images x classes, one label per image and one boolean of seen per class"
+        )
+    if len(logits) == 0:
+        raise ValueError("there are no images; call add_batch at least once, or check that the split is not empty")
+    if seen.dtype != bool and not np.isin(seen, (0, 1)).all():
+        raise ValueError("seen must hold one boolean per class (K of them), not the indices of the seen classes")

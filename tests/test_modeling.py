@@ -1,0 +1,679 @@
+"""The networks do what the method says, formula by formula, and behave like any other transformers model."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dedn_hf import DEDNConfig, DEDNForZeroShot
+from dedn_hf.modeling.dual_attention import Expert
+from dedn_hf.modeling.losses import (
+    distillation_loss,
+    jensen_shannon,
+    margin_loss,
+    regression_loss,
+    self_calibration_loss,
+)
+from tests.tables import small_table
+
+SHAPE = [12, 3, 5]
+MANY_GROUPS = ["wing", "head", "wing", "tail", "head", "wing", "leg", "wing"]  # of unequal sizes, interleaved
+VARIANTS = {
+    "two groups": {},
+    "one group": {"attribute_groups": ["all"] * 8},
+    "many groups": {"attribute_groups": MANY_GROUPS},
+    "a group an attribute": {"attribute_groups": list("abcdefgh")},
+    "a factorised region value": {"query_rank": 3, "attribute_groups": MANY_GROUPS},
+    "one region": {"feature_shape": [12, 1, 1]},
+    "tall maps": {"feature_shape": [7, 9, 2]},
+    "cosine logits": {"normalize_scores": True, "center_attributes": True},
+}
+
+
+def randomise_keys(model: DEDNForZeroShot) -> DEDNForZeroShot:
+    """Keys start at 0, where every attention is uniform and hides mistakes."""
+    for name, parameter in model.experts.named_parameters():
+        if name.endswith("_key"):
+            torch.nn.init.normal_(parameter, std=3)
+    return model
+
+
+def feature_model(**config) -> DEDNForZeroShot:
+    torch.manual_seed(0)
+    config = {"feature_shape": SHAPE, **config}
+    return randomise_keys(DEDNForZeroShot.from_timm(None, small_table(), **config)).train()
+
+
+def image_model(backbone: str = "test_resnet", image_size: int = 32, **config) -> DEDNForZeroShot:
+    torch.manual_seed(0)
+    model = DEDNForZeroShot.from_timm(backbone, small_table(), image_size=image_size, pretrained=False, **config)
+    return randomise_keys(model).train()
+
+
+def feature_maps(model: DEDNForZeroShot, batch: int = 4) -> torch.Tensor:
+    return torch.rand(batch, *model.config.feature_shape, generator=torch.Generator().manual_seed(1))
+
+
+def images(model: DEDNForZeroShot, batch: int = 4) -> torch.Tensor:
+    size = model.config.image_size
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def labels(batch: int = 4) -> torch.Tensor:
+    return torch.arange(batch) % 4
+
+
+def gradients(model: DEDNForZeroShot, **inputs) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    model(**inputs, labels=labels()).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+# Attention --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_and_plain_attention_give_the_same_scores_and_gradients(variant):
+    model = feature_model(**VARIANTS[variant])
+    results = {}
+    for name in ("sdpa", "eager"):
+        model.set_attn_implementation(name)
+        features = feature_maps(model).requires_grad_()
+        of_weights = gradients(model, features=features)
+        results[name] = {"scores": model.attend(features)[0], "features": features.grad, **of_weights}
+    assert set(results["sdpa"]) == set(results["eager"]) >= {"experts.fine.channel_key", "experts.coarse.region_key"}
+    for key, fused in results["sdpa"].items():
+        torch.testing.assert_close(fused, results["eager"][key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+def dual_attention_as_written(maps, embeddings, region_value, region_key, channel_value, channel_key):
+    """One DAN, line by line: F is B x C x R, the scores s_r and s_c are B x A."""
+    by_channel = maps.transpose(1, 2)
+    alpha = (embeddings @ region_key @ maps).softmax(dim=2)
+    region_map = embeddings @ region_value @ maps
+    beta = (embeddings @ channel_key @ by_channel).softmax(dim=2)
+    channel_map = embeddings @ channel_value @ by_channel
+    return (alpha * region_map).sum(dim=2), (beta * channel_map).sum(dim=2)
+
+
+@pytest.mark.parametrize("variant", ["two groups", "many groups", "a factorised region value"])
+def test_scores_are_those_of_one_attention_network_a_group(variant):
+    model = feature_model(**VARIANTS[variant])
+    features = feature_maps(model)
+    scores, _ = model.attend(features)
+    maps = features.flatten(2) / features.flatten(2).norm(dim=1, keepdim=True)
+    for i, name in enumerate(("coarse", "fine")):
+        expert = model.experts[name]
+        groups = ["all"] * 8 if name == "coarse" else model.config.attribute_groups
+        for g, group in enumerate(dict.fromkeys(groups)):
+            members = [a for a in range(8) if groups[a] == group]
+            down_up = (expert.region_value_down[g] @ expert.region_value_up[g]) if expert.rank else None
+            region_value = expert.region_value[g] if down_up is None else down_up
+            matrices = (region_value, expert.region_key[g], expert.channel_value[g], expert.channel_key[g])
+            expected = dual_attention_as_written(maps, expert.attribute_embeddings[members], *matrices)
+            for attention in range(2):
+                torch.testing.assert_close(scores[:, i, attention, members], expected[attention], rtol=1e-4, atol=1e-5)
+
+
+def test_a_factorised_region_value_has_the_rank_it_is_given_and_starts_with_variance_one():
+    torch.manual_seed(0)
+    model = DEDNForZeroShot(DEDNConfig(feature_shape=[200, 1, 1], embedding_size=150, query_rank=40))
+    expert = model.experts["coarse"]
+    product = expert.region_value_down[0] @ expert.region_value_up[0]
+    assert torch.linalg.matrix_rank(product) == 40
+    assert product.std().item() == pytest.approx(1, rel=0.1)
+
+
+def test_a_new_model_attends_uniformly_with_values_of_variance_one():
+    torch.manual_seed(0)
+    expert = DEDNForZeroShot.from_timm(None, small_table(), feature_shape=[300, 4, 4]).experts["fine"]
+    assert not expert.region_key.any() and not expert.channel_key.any()
+    assert expert.region_value.std().item() == pytest.approx(1, rel=0.1)
+
+
+def test_region_maps_sum_to_the_region_scores():
+    model = feature_model()
+    features = feature_maps(model)
+    scores, _ = model.attend(features)
+    maps = model(features=features, output_attentions=True).region_maps
+    assert maps.shape == (4, 2, 8, 15)
+    torch.testing.assert_close(maps.sum(-1), scores[:, :, 0])
+    assert model(features=features).region_maps is None
+
+
+def test_scores_do_not_depend_on_the_length_of_the_feature_vectors():
+    model = feature_model()
+    features = feature_maps(model)
+    torch.testing.assert_close(model(features=5 * features).logits, model(features=features).logits)
+
+
+def test_attentions_are_added_in_training_and_weighted_in_evaluation():
+    model = feature_model(region_weight=0.7, coarse_weight=0.9, calibration_bias=0.25)
+    features = feature_maps(model)
+    scores, _ = model.attend(features)
+    unseen = ~model.seen
+    bias = torch.where(model.seen, -1.0, 1.0)
+    attributes = F.normalize(torch.from_numpy(small_table().class_attributes), dim=1)
+    for mode, mixed in (
+        ("train", scores[:, :, 0] + scores[:, :, 1]),
+        ("eval", 0.7 * scores[:, :, 0] + 0.3 * scores[:, :, 1]),
+    ):
+        output = getattr(model, mode)()(features=features)
+        coarse, fine = (mixed[:, i] @ attributes.T + bias for i in range(2))
+        torch.testing.assert_close(output.coarse_logits, coarse, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output.fine_logits, fine, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output.logits, 0.9 * coarse + 0.1 * fine + 0.25 * unseen, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            output.attribute_scores, 0.9 * mixed[:, 0] + 0.1 * mixed[:, 1], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_the_loss_is_the_same_in_training_and_in_evaluation():
+    model = feature_model(region_weight=0.7)
+    inputs = {"features": feature_maps(model), "labels": labels()}
+    torch.testing.assert_close(model.train()(**inputs).loss, model.eval()(**inputs).loss)
+
+
+def test_normalised_scores_give_cosine_logits_times_the_scale():
+    model = feature_model(normalize_scores=True, logit_scale=7.0, seen_bias=0.0)
+    features = feature_maps(model)
+    scores, attributes = model.attend(features)[0].sum(2), torch.from_numpy(small_table().class_attributes)
+    cosine = F.cosine_similarity(scores[:, 0, None], attributes[None], dim=2)
+    torch.testing.assert_close(model(features=features).coarse_logits, 7 * cosine, rtol=1e-4, atol=1e-5)
+
+
+def test_centred_attributes_are_taken_from_the_mean_of_the_seen_classes():
+    model = feature_model(center_attributes=True, seen_bias=0.0)
+    raw = torch.from_numpy(small_table().class_attributes)
+    centred = F.normalize(raw - raw[:4].mean(0), dim=1)
+    features = feature_maps(model)
+    expected = model.attend(features)[0].sum(2)[:, 0] @ centred.T
+    torch.testing.assert_close(model(features=features).coarse_logits, expected, rtol=1e-4, atol=1e-4)
+    model.set_classes(small_table().select(["class 5", "class 0"]))
+    torch.testing.assert_close(model.normalized_class_attributes(), centred[[5, 0]], rtol=1e-4, atol=1e-5)
+
+
+def test_feature_dropout_acts_in_training_only():
+    model = feature_model(feature_dropout=0.5)
+    features = feature_maps(model)
+    assert not torch.equal(model(features=features).logits, model(features=features).logits)
+    model.eval()
+    assert torch.equal(model(features=features).logits, model(features=features).logits)
+
+
+# Losses -----------------------------------------------------------------------------------------------------------
+
+SEEN = torch.tensor([True, True, False, True, False])
+
+
+def random_logits(seed: int = 0, batch: int = 6, size: int = 5) -> torch.Tensor:
+    return 3 * torch.randn(batch, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+TARGETS = torch.tensor([0, 1, 3, 3, 0, 1])
+
+
+def margin_loss_as_written(z, targets, seen, delta, classes):
+    total = 0.0
+    for row, label in zip(z.tolist(), targets.tolist(), strict=True):
+        u = [value + 1 if is_seen else value - 1 for value, is_seen in zip(row, seen.tolist(), strict=True)]  # z - m
+        u = [value + 1 if is_seen else value for value, is_seen in zip(u, seen.tolist(), strict=True)]
+        u[label] -= delta
+        u = torch.tensor(u, dtype=torch.float64)
+        total += u[classes].exp().sum().log() - u[label]
+    return total / len(z)
+
+
+@pytest.mark.parametrize("delta", [0.0, 2.0, 3.0])
+def test_the_margin_loss_is_its_formula(delta):
+    z = random_logits()
+    expected = margin_loss_as_written(z, TARGETS, SEEN, delta, torch.arange(5))
+    torch.testing.assert_close(margin_loss(z, TARGETS, SEEN, delta), expected)
+
+
+def test_the_margin_loss_among_seen_classes_ignores_the_unseen_ones():
+    z = random_logits()
+    expected = margin_loss_as_written(z, TARGETS, SEEN, 2.0, SEEN.nonzero()[:, 0])
+    torch.testing.assert_close(margin_loss(z, TARGETS, SEEN, 2.0, seen_only=True), expected)
+    z[:, ~SEEN] += 100
+    torch.testing.assert_close(margin_loss(z, TARGETS, SEEN, 2.0, seen_only=True), expected)
+
+
+def test_label_smoothing_spreads_the_target_over_the_classes():
+    z = random_logits()
+    plain = margin_loss(z, TARGETS, SEEN, 0.0)
+    u = z + SEEN * 2.0 - (~SEEN) * 1.0
+    uniform = -u.log_softmax(1).mean()
+    torch.testing.assert_close(margin_loss(z, TARGETS, SEEN, 0.0, label_smoothing=0.2), 0.8 * plain + 0.2 * uniform)
+
+
+def test_self_calibration_is_the_negative_log_of_the_mean_mass_on_unseen_classes():
+    z = random_logits()
+    mass = (z.exp()[:, ~SEEN].sum(1) / z.exp().sum(1)).mean()
+    torch.testing.assert_close(self_calibration_loss(z, SEEN), -mass.log())
+
+
+def distillation_as_written(first, second):
+    distances, divergences = [], []
+    for p, q in zip(first, second, strict=True):
+        d = p - q
+        distances.append((d.abs() ** 3).sum() / d.norm())
+        p, q = p.exp() / p.exp().sum(), q.exp() / q.exp().sum()
+        middle = (p + q) / 2
+        divergences.append(((p * (p / middle).log()).sum() + (q * (q / middle).log()).sum()) / 2)
+    return torch.stack(distances).mean() + torch.stack(divergences).mean()
+
+
+def test_distillation_is_its_formula():
+    first, second = random_logits(1), random_logits(2)
+    torch.testing.assert_close(distillation_loss(first, second), distillation_as_written(first, second))
+
+
+def test_distillation_is_symmetric_and_zero_with_finite_gradients_where_both_agree():
+    first, second = random_logits(1), random_logits(2)
+    torch.testing.assert_close(distillation_loss(first, second), distillation_loss(second, first))
+    twin = first.clone().requires_grad_()
+    loss = distillation_loss(twin, first)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-8)  # rounding of the logarithms
+    assert torch.isfinite(twin.grad).all()
+
+
+def test_the_jensen_shannon_divergence_lies_between_zero_and_log_two():
+    certain = torch.tensor([[100.0, 0.0, 0.0]])
+    torch.testing.assert_close(jensen_shannon(certain, certain.roll(1, 1)), torch.tensor(2.0).log())
+
+
+def test_the_regression_loss_is_the_cosine_distance():
+    scores, targets = random_logits(1), random_logits(2)
+    cosine = torch.stack([p @ q / (p.norm() * q.norm()) for p, q in zip(scores, targets, strict=True)])
+    torch.testing.assert_close(regression_loss(scores, targets), (1 - cosine).mean())
+
+
+def test_the_loss_is_the_weighted_sum_of_the_terms():
+    weights = {"calibration_weight": 0.3, "distillation_weight": 0.2, "alignment_weight": 0.05}
+    model = feature_model(regression_weight=0.7, margin_weight=1.1, **weights)
+    output = model(features=feature_maps(model), labels=labels())
+    terms = output.losses
+    assert set(terms) == {
+        f"{expert}.{kind}"
+        for expert in ("coarse", "fine")
+        for kind in ("margin", "calibration", "regression", "alignment")
+    } | {"distillation"}
+    expected = 0.2 * terms["distillation"]
+    for expert in ("coarse", "fine"):
+        expected = expected + 1.1 * terms[f"{expert}.margin"] + 0.3 * terms[f"{expert}.calibration"]
+        expected = expected + 0.05 * terms[f"{expert}.alignment"] + 0.7 * terms[f"{expert}.regression"]
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_the_defaults_are_the_published_weights():
+    config = DEDNConfig()
+    assert (config.distillation_weight, config.alignment_weight, config.regression_weight) == (0.1, 0.001, 0)
+    assert (config.seen_bias, config.initializer_range, config.loss_classes, config.label_smoothing) == (
+        1,
+        1,
+        "all",
+        0,
+    )
+
+
+# Ablations --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experts", [["coarse"], ["fine"], ["coarse", "fine"]])
+@pytest.mark.parametrize("attentions", [["region"], ["channel"], ["region", "channel"]])
+@pytest.mark.parametrize("extra", [{}, {"query_rank": 2, "normalize_scores": True, "loss_classes": "seen"}])
+def test_every_ablation_gives_a_finite_loss_and_a_gradient_to_every_parameter(experts, attentions, extra):
+    model = feature_model(experts=experts, attentions=attentions, **extra)
+    features = feature_maps(model)
+    loss = model(features=features, labels=labels()).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all() and parameter.grad.any(), name
+    output = model.eval()(features=features, output_attentions=True)
+    assert (output.region_maps is not None) == ("region" in attentions)
+    assert (output.coarse_logits is not None) == ("coarse" in experts)
+    assert (output.fine_logits is not None) == ("fine" in experts)
+    if len(experts) == 1:
+        torch.testing.assert_close(output.logits, output[f"{experts[0]}_logits"])
+
+
+def test_an_ablation_has_the_same_weights_after_loading(tmp_path):
+    model = feature_model(experts=["fine"], attentions=["channel"]).eval()
+    model.save_pretrained(tmp_path)
+    loaded = DEDNForZeroShot.from_pretrained(tmp_path)
+    assert torch.equal(loaded(features=feature_maps(model)).logits, model(features=feature_maps(model)).logits)
+
+
+# Classes ----------------------------------------------------------------------------------------------------------
+
+
+def test_attributes_are_matched_by_name_when_classes_are_set():
+    model = feature_model().eval()
+    features, table = feature_maps(model), small_table()
+    expected = model(features=features).logits
+    model.set_classes(table.select_attributes(table.attribute_names[::-1]))
+    assert torch.equal(model(features=features).logits, expected)
+
+
+def test_new_unseen_classes_leave_the_logits_of_the_others_as_they_were():
+    model = feature_model().eval()
+    features, table = feature_maps(model), small_table()
+    expected = model(features=features).logits
+    more = small_table(classes=9, unseen=3)
+    more.class_attributes[:6] = table.class_attributes
+    more.roles[:6] = table.roles
+    model.set_classes(more)
+    logits = model(features=features).logits
+    assert logits.shape == (4, 9)
+    torch.testing.assert_close(logits[:, :6], expected)
+
+
+def test_setting_classes_renames_the_labels_and_is_kept_when_saved(tmp_path):
+    model = feature_model().eval()
+    fewer = small_table().select(["class 5", "class 1"])
+    model.set_classes(fewer)
+    assert model.config.num_labels == 2
+    assert model.config.id2label == {0: "class 5", 1: "class 1"}
+    assert model.config.label2id == {"class 5": 0, "class 1": 1}
+    model.save_pretrained(tmp_path)
+    loaded = DEDNForZeroShot.from_pretrained(tmp_path)
+    assert loaded.attribute_table.class_names == ["class 5", "class 1"]
+    assert loaded.attribute_table.roles == ["unseen", "train"]
+    assert torch.equal(loaded(features=feature_maps(model)).logits, model(features=feature_maps(model)).logits)
+
+
+def test_the_attribute_table_of_a_model_is_the_one_it_was_given():
+    table, model = small_table(), feature_model()
+    own = model.attribute_table
+    for name in ("class_names", "attribute_names", "attribute_groups", "roles"):
+        assert getattr(own, name) == getattr(table, name)
+    assert own.class_attributes.tobytes() == table.class_attributes.tobytes()
+    model.set_classes(own)
+    assert model.class_attributes.numpy().tobytes() == table.class_attributes.tobytes()
+
+
+def test_changing_the_model_leaves_the_table_as_it_was():
+    table = small_table()
+    model = DEDNForZeroShot.from_timm(None, table, feature_shape=SHAPE)
+    model.class_attributes.zero_()
+    assert table.class_attributes.all()
+
+
+def test_classes_that_lack_an_attribute_of_the_model_are_refused_with_near_names():
+    table = small_table()
+    misspelt = table.replace(attribute_names=["atribute 0", *table.attribute_names[1:]])
+    for wrong in (misspelt, table.select_attributes(table.attribute_names[1:])):
+        with pytest.raises(ValueError, match="1 attribute.*not in the table, first 'attribute 0'"):
+            feature_model().set_classes(wrong)
+
+
+# Errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [[0, 6], [-1, 0]])
+def test_labels_outside_the_classes_are_refused(wrong):
+    model = feature_model()
+    with pytest.raises(ValueError, match="6 classes, 0 to 5.*id2label"):
+        model(features=feature_maps(model, 2), labels=torch.tensor(wrong))
+
+
+def test_exactly_one_input_is_needed():
+    model = image_model()
+    with pytest.raises(ValueError, match="either pixel_values .* or features"):
+        model()
+    with pytest.raises(ValueError, match="either pixel_values .* or features"):
+        model(pixel_values=images(model), features=feature_maps(model))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 48), (2, 1, 32, 32), (3, 32, 32)])
+def test_images_unlike_the_models_are_refused_with_the_remedy(shape):
+    with pytest.raises(ValueError, match=r"B x 3 x 32 x 32.*model.image_processor\(\)"):
+        image_model()(pixel_values=torch.zeros(shape))
+
+
+def test_features_unlike_the_models_are_refused():
+    with pytest.raises(ValueError, match=r"features have shape \(2, 12, 5, 3\).*B x 12 x 3 x 5"):
+        feature_model()(features=torch.zeros(2, 12, 5, 3))
+
+
+def test_pixels_without_a_backbone_are_refused():
+    with pytest.raises(ValueError, match="no backbone.*features="):
+        feature_model()(pixel_values=torch.zeros(2, 3, 32, 32))
+
+
+def test_an_unknown_backbone_is_answered_with_near_names():
+    with pytest.raises(ValueError, match="no model 'resnet10'.*Did you mean .*resnet10"):
+        image_model("resnet10")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"experts": ["medium"]}, "experts is .*'medium'.*coarse, fine"),
+        ({"experts": []}, "experts is .*coarse, fine"),
+        ({"attentions": ["region", "region"]}, "attentions is .*region, channel"),
+        ({"loss_classes": "unseen"}, "loss_classes is .*'unseen'.*all, seen"),
+        ({"feature_source": "neck"}, "feature_source is .*'neck'.*stage, head"),
+        ({"feature_shape": [3, 4]}, "feature_shape is .*channels, height, width"),
+        ({"region_weight": 1.5}, "region_weight is 1.5.*between 0 and 1"),
+        ({"coarse_weight": -0.5}, "coarse_weight is -0.5.*between 0 and 1"),
+        ({"query_rank": 0}, "query_rank is 0"),
+        ({"attribute_groups": ["one"], "attribute_names": ["a", "b"]}, "attribute_groups names 1.*attribute_names 2"),
+    ],
+)
+def test_values_that_a_configuration_does_not_know_are_refused(config, expected):
+    with pytest.raises(ValueError, match=expected):
+        DEDNConfig(**config)
+
+
+# The backbone -----------------------------------------------------------------------------------------------------
+
+
+def statistics(model: DEDNForZeroShot) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in model.backbone.named_buffers()}
+
+
+def changed(before: dict[str, torch.Tensor], model: DEDNForZeroShot) -> set[str]:
+    return {name for name, buffer in model.backbone.named_buffers() if not torch.equal(buffer, before[name])}
+
+
+def test_a_frozen_backbone_gets_no_gradient_and_keeps_its_statistics_in_training():
+    model = image_model()
+    before = statistics(model)
+    found = gradients(model, pixel_values=images(model))
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    assert not any(name.startswith("backbone") for name in found)
+    assert any("running_mean" in name for name in before) and not changed(before, model)
+
+
+def test_an_unfrozen_backbone_is_trained_statistics_included():
+    model = image_model()
+    model.unfreeze_backbone()
+    model.train()
+    before = statistics(model)
+    found = gradients(model, pixel_values=images(model))
+    assert {name for name, _ in model.backbone.named_parameters()} == {
+        name.removeprefix("backbone.") for name in found if name.startswith("backbone.")
+    }
+    assert any("running_mean" in name for name in changed(before, model))
+    model.freeze_backbone()
+    assert not changed(statistics(model), model) and not model.backbone.training and model.training
+
+
+def test_frozen_stages_keep_weights_and_statistics_while_the_rest_is_trained():
+    model = image_model()
+    model.unfreeze_backbone()
+    model.backbone.freeze_stages(["conv1", "bn1", "layer1"])
+    model.train()
+    before = statistics(model)
+    found = gradients(model, pixel_values=images(model))
+    trained = {name.split(".")[2] for name in found if name.startswith("backbone.")}
+    moved = {name.split(".")[1] for name in changed(before, model)}
+    assert trained == moved == {"layer2", "layer3", "layer4"}
+
+
+def test_batch_statistics_can_be_kept_while_the_weights_are_trained():
+    model = image_model()
+    model.unfreeze_backbone()
+    model.backbone.freeze_stages([], batch_norm=True)
+    model.train()
+    before = statistics(model)
+    assert "backbone.body.layer1.0.bn1.weight" in gradients(model, pixel_values=images(model))
+    assert not changed(before, model)
+
+
+def test_a_stage_is_frozen_by_its_whole_name_and_an_unknown_one_is_refused():
+    model = image_model("vit_tiny_patch16_224", depth := 32, backbone_kwargs={"depth": 11, "img_size": depth})
+    model.unfreeze_backbone()
+    model.backbone.freeze_stages(["model.blocks.1"])
+    frozen = {name.split(".")[3] for name, p in model.backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {"1"}
+    with pytest.raises(ValueError, match="no stage 'block'; it has .*model.blocks"):
+        model.backbone.freeze_stages(["block"])
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize(("backbone", "size"), [("resnet10t", 32), ("vit_tiny_patch16_224", 32)])
+def test_gradient_checkpointing_changes_no_gradient(backbone, size):
+    model = image_model(backbone, size)
+    model.unfreeze_backbone()
+    model.eval()  # batch statistics would move between the two passes
+    expected = gradients(model, pixel_values=images(model))
+    counter = RunsAgain(model)
+    for parameter in model.parameters():
+        parameter.grad = None
+    model.gradient_checkpointing_enable()
+    with counter:
+        found = gradients(model, pixel_values=images(model))
+    assert counter.runs_again, "nothing was checkpointed"
+    assert set(found) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+    model.gradient_checkpointing_disable()
+
+
+class RunsAgain:
+    """Counts how often a block of the backbone runs again in the backward pass."""
+
+    def __init__(self, model):
+        self.modules = [m for n, m in model.backbone.named_modules() if n.endswith(("blocks.0", "layer2.0"))]
+
+    def __enter__(self):
+        self.calls = []
+        self.hooks = [m.register_forward_pre_hook(lambda *_: self.calls.append(1)) for m in self.modules]
+        return self
+
+    def __exit__(self, *_):
+        for hook in self.hooks:
+            hook.remove()
+
+    @property
+    def runs_again(self) -> bool:
+        return len(self.calls) > len(self.modules)
+
+
+@pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "test_vit"])
+def test_image_size_makes_a_vit_for_that_size(backbone):
+    model = image_model(backbone, 64).eval()
+    assert model.config.image_size == 64
+    assert model.config.feature_shape[1:] == [4, 4]
+    assert model(pixel_values=images(model)).logits.shape == (4, 6)
+
+
+def test_features_of_the_backbone_give_the_logits_of_the_pixels():
+    model = image_model().eval()
+    features = model.extract_features(images(model))
+    assert torch.equal(model(features=features).logits, model(pixel_values=images(model)).logits)
+
+
+# A transformers model ---------------------------------------------------------------------------------------------
+
+
+def test_the_model_has_what_every_transformers_model_has():
+    model = image_model()
+    assert model.num_parameters() == sum(p.numel() for p in model.parameters())
+    experts = sum(p.numel() for p in model.experts.parameters())
+    assert model.num_parameters(only_trainable=True) == experts
+    stored = json.loads(model.config.to_json_string())
+    assert stored["model_type"] == "dedn" and stored["backbone"] == "test_resnet"
+    assert callable(model.push_to_hub)
+
+
+def test_a_configuration_survives_json():
+    config = feature_model(query_rank=3, center_attributes=True).config
+    again = DEDNConfig.from_dict(json.loads(config.to_json_string()))
+    assert again.to_dict() == config.to_dict()
+    assert again.id2label[0] == "class 0"
+
+
+def test_the_output_can_be_a_tuple_with_the_loss_first():
+    model = feature_model()
+    inputs = {"features": feature_maps(model), "labels": labels()}
+    output, as_tuple = model(**inputs), model(**inputs, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], output.loss) and torch.equal(as_tuple[1], output.logits)
+    assert torch.equal(model(features=inputs["features"], return_dict=False)[0], output.logits)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager"])
+def test_bfloat16_autocast_gives_finite_gradients_and_losses_in_float32(name):
+    model = image_model()
+    model.unfreeze_backbone()
+    model.set_attn_implementation(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(pixel_values=images(model), labels=labels())
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    assert torch.isfinite(output.loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    exact = model(pixel_values=images(model), labels=labels()).loss
+    assert output.loss.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+def test_autocast_does_not_round_the_losses():
+    model = feature_model()
+    scores, attributes = model.attend(feature_maps(model))[0], model.normalized_class_attributes()
+    expected = model.compute_losses(scores, attributes, labels())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.compute_losses(scores, attributes, labels()) == expected
+
+
+def test_features_of_half_precision_are_taken_as_they_come_from_a_cache():
+    model = feature_model().eval()
+    features = feature_maps(model)
+    for dtype in (torch.float16, torch.bfloat16):
+        logits = model(features=features.to(dtype)).logits
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, model(features=features.to(dtype).float()).logits)
+
+
+def test_experts_start_from_the_tables_embeddings():
+    table, model = small_table(), DEDNForZeroShot.from_timm(None, small_table(), feature_shape=SHAPE)
+    expected = F.normalize(torch.from_numpy(table.attribute_embeddings), dim=1)
+    assert all(torch.equal(expert.attribute_embeddings, expected) for expert in model.experts.values())
+    assert model.config.embedding_size == 5
+
+
+@pytest.mark.parametrize(("groups", "count"), [("single", 1), ("given", 2), ("embeddings", 3), ("co-occurrence", 4)])
+def test_the_fine_expert_has_a_network_for_each_group(groups, count):
+    model = DEDNForZeroShot.from_timm(None, small_table(), feature_shape=SHAPE, groups=groups, num_groups=count)
+    assert len(model.config.group_names) == count
+    assert len(model.experts["fine"].region_key) == count
+    assert len(model.experts["coarse"].region_key) == 1
+
+
+def test_an_expert_keeps_attributes_in_their_order_whatever_the_groups():
+    torch.manual_seed(0)
+    expert = Expert(MANY_GROUPS, 5, 12, 15, None)
+    for parameter in expert.parameters():
+        torch.nn.init.normal_(parameter)
+    keys, _ = expert.region_queries()
+    names = list(dict.fromkeys(MANY_GROUPS))
+    for attribute, group in enumerate(MANY_GROUPS):
+        expected = expert.attribute_embeddings[attribute] @ expert.region_key[names.index(group)]
+        torch.testing.assert_close(keys[attribute], expected)
