@@ -144,6 +144,7 @@ def open_cache(experiment: Experiment, model: DEDNForZeroShot, accelerator: Acce
         return None
     splits, _ = experiment.load(False)
     images = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in splits.values()])
+    model.to(accelerator.device)
     with accelerator.main_process_first():
         return FeatureCache.open_or_build(experiment.features, model, images)
 

@@ -38,6 +38,11 @@ class Batches(Sampler[list[int]]):
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
         self._members = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels)]
+        if self.joint_size < world_size:
+            raise ValueError(
+                f"A class-balanced batch of {batch_size} from {len(self._members)} classes has {self.joint_size} "
+                f"images, fewer than the {world_size} processes. Raise batch_size, or use sampling='uniform'."
+            )
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch_size

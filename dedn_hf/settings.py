@@ -82,14 +82,17 @@ class TrainingSettings:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
+        for f in fields(self):
+            if f.type.startswith(("int", "float")) and getattr(self, f.name) is not None:
+                setattr(
+                    self, f.name, _number(f.name, getattr(self, f.name), int if f.type.startswith("int") else float)
+                )
         for name in ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         for name in ("learning_rate", "backbone_learning_rate"):
-            setattr(self, name, float(getattr(self, name)))  # YAML reads 1e-4 as text
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive.")
-        self.weight_decay = float(self.weight_decay)
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}, a share of all steps; it must be 0 or more and below 1.")
         if self.calibrate and self.select_on != "val":
@@ -107,6 +110,17 @@ class TrainingSettings:
     def to_dict(self) -> dict:
         """All settings."""
         return asdict(self)
+
+
+def _number(name: str, value: object, kind: type) -> int | float:
+    """A setting as a number: YAML reads 1e-4 as text. Raises ValueError."""
+    try:
+        number = kind(value)
+        if number == float(value):
+            return number
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} is {value!r}; it must be {'a whole' if kind is int else 'a'} number.")
 
 
 def read_preset(path: str | Path, variant: str | None = None, overrides: list[str] | None = None) -> dict:
@@ -129,7 +143,7 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
     for section in preset:
         if section not in sections:
             raise ValueError(f"{path}: unknown section {section!r}; use {', '.join(sections)}.")
-    preset = {**sections, **preset}
+    preset = {**sections, **{section: values or {} for section, values in preset.items()}}
     variants = preset.pop("variants")
     changes = []
     if variant is not None:

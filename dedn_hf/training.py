@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,11 +63,12 @@ def fit(
     Raises:
         ValueError: a checkpoint of other settings. FloatingPointError: the loss is no finite number.
     """
+    accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps
     loader, batches = training_loader(inputs, task, settings, accelerator)
     total_steps = settings.epochs * math.ceil(len(batches) / settings.gradient_accumulation_steps)
     optimizer = build_optimizer(model, settings)
     scheduler = get_scheduler(settings.schedule, optimizer, round(settings.warmup * total_steps), total_steps)
-    average = build_average(model, settings)
+    average = build_average(model, settings, accelerator.device)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -79,11 +81,14 @@ def fit(
         model.train()
         total = 0.0
         for step, batch in enumerate(progress_bar(loader, task, epoch, settings, accelerator), start=1):
-            with accelerator.accumulate(model):
+            # Not accelerator.accumulate: it would carry what an epoch leaves over into the next one.
+            complete = step % settings.gradient_accumulation_steps == 0 or step == len(batches)
+            accelerator.sync_gradients = complete
+            with nullcontext() if complete else accelerator.no_sync(model):
                 share = len(batch["labels"]) * accelerator.num_processes / batches.joint_size
                 loss = model(**send_to_device(batch, accelerator.device)).loss
                 accelerator.backward(loss * share)
-                if accelerator.sync_gradients:
+                if complete:
                     if settings.max_grad_norm is not None:
                         accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
                     optimizer.step()
@@ -91,8 +96,9 @@ def fit(
                     optimizer.zero_grad()
                     if average:
                         average.update_parameters(accelerator.unwrap_model(model))
-            total += require_finite(loss, epoch, step)
-        record = {"epoch": epoch, "loss": total / len(batches)}
+            total += require_finite(loss, epoch, step) * share
+        mean_loss = accelerator.reduce(torch.tensor(total / len(batches), device=accelerator.device), "mean")
+        record = {"epoch": epoch, "loss": mean_loss.item()}
         if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
             evaluated = average.module if average else model
             scores, logits, labels = evaluate(evaluated, inputs, task.table.seen, accelerator)
@@ -138,11 +144,13 @@ def build_optimizer(model: DEDNForZeroShot, settings: TrainingSettings) -> torch
     return torch.optim.AdamW(groups, **shared)
 
 
-def build_average(model: DEDNForZeroShot, settings: TrainingSettings) -> AveragedModel | None:
+def build_average(
+    model: DEDNForZeroShot, settings: TrainingSettings, device: torch.device | str = "cpu"
+) -> AveragedModel | None:
     """The exponential moving average of the weights, or None."""
     if settings.ema_decay is None:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=False)
+    return AveragedModel(model, device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=False)
 
 
 def require_finite(loss: torch.Tensor, epoch: int, step: int) -> float:
@@ -182,11 +190,15 @@ class Checkpoint:
     def __init__(self, accelerator: Accelerator, folder: Path, settings: TrainingSettings, task: str, others: list):
         self.accelerator, self.every = accelerator, settings.checkpoint_every
         self.path = Path(folder) / f"checkpoint-{task}"
+        self.old = self.path.with_name(self.path.name + ".old")
         self.settings = settings.to_dict()
         self.others = others
 
     def resume(self) -> list[dict]:
         """Load the checkpoint, if there is one; the records of the epochs that it has behind it."""
+        if self.accelerator.is_main_process and self.old.exists() and not self.path.exists():
+            self.old.rename(self.path)  # interrupted between the two renames of `save`
+        self.accelerator.wait_for_everyone()
         if not (self.path / STATE_FILE).exists():
             return []
         state = json.loads((self.path / STATE_FILE).read_text(encoding="utf-8"))
@@ -207,7 +219,7 @@ class Checkpoint:
         """Write the checkpoint, if one is due after this epoch."""
         if not self.every or (len(epochs) % self.every and len(epochs) != self.settings["epochs"]):
             return
-        temporary, old = self.path.with_name(self.path.name + ".partial"), self.path.with_name(self.path.name + ".old")
+        temporary = self.path.with_name(self.path.name + ".partial")
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -217,9 +229,9 @@ class Checkpoint:
             torch.save([other.state_dict() for other in self.others], temporary / "extra.pt")
             state = {"settings": self.settings, "epochs": epochs}
             (temporary / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self.old, ignore_errors=True)
             if self.path.exists():
-                self.path.rename(old)
+                self.path.rename(self.old)
             temporary.rename(self.path)
-            shutil.rmtree(old, ignore_errors=True)
+            shutil.rmtree(self.old, ignore_errors=True)
         self.accelerator.wait_for_everyone()

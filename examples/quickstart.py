@@ -51,14 +51,9 @@ def train(arguments: argparse.Namespace) -> dict:
         preset["training"]["epochs"] = arguments.epochs
     if arguments.images_per_class:
         preset["data"]["images_per_class"] = arguments.images_per_class
-
-    def build(table: AttributeTable) -> DEDNForZeroShot:
-        model = DEDNForZeroShot.from_timm(table=table, **preset["model"])
-        return model.to(memory_format=torch.channels_last)  # faster on CPUs
-
     experiment = Experiment(
         load=lambda validation: load(validation=validation, **preset["data"]),
-        build=build,
+        build=lambda table: DEDNForZeroShot.from_timm(table=table, **preset["model"]),
         describe={"example": "quickstart", **preset},
     )
     settings = TrainingSettings.from_dict(preset["training"])

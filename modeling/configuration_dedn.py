@@ -35,6 +35,8 @@ class DEDNConfig(PreTrainedConfig):
         normalize_scores: L2-normalise attribute scores and multiply logits by `logit_scale` ("cosine logits").
             False is the published method.
         logit_scale: initial scale of cosine logits; learned.
+        standardize_features: bring every channel to mean 0 and variance 1 (running statistics of the training images)
+            before the regions are L2-normalised. False is the published method.
         feature_dropout: probability of dropping a channel of the feature map in training, 0 in the published method.
         region_weight: w_r, weight of the region score against the channel score in evaluation, 0..1.
         coarse_weight: w_e, weight of the coarse expert's logits in the prediction, 0..1.
@@ -74,6 +76,7 @@ class DEDNConfig(PreTrainedConfig):
     center_attributes: bool = False
     normalize_scores: bool = False
     logit_scale: float = 20.0
+    standardize_features: bool = False
     feature_dropout: float = 0.0
     region_weight: float = 0.8
     coarse_weight: float = 0.5

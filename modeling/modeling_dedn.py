@@ -82,6 +82,7 @@ class DEDNForZeroShot(PreTrainedModel):
             )
             for name in config.experts
         })  # fmt: skip
+        self.feature_norm = nn.BatchNorm2d(channels, affine=False) if config.standardize_features else nn.Identity()
         if config.normalize_scores:
             self.logit_scale = nn.Parameter(torch.empty(()))
         self.register_buffer("class_attributes", torch.zeros(config.num_labels, config.num_attributes))
@@ -321,7 +322,8 @@ class DEDNForZeroShot(PreTrainedModel):
         Returns:
             Region and channel scores, B x E x 2 x A (one attention: B x E x 1 x A), and region maps B x E x A x R.
         """
-        features = F.normalize(features.flatten(2).to(self.class_attributes.dtype), dim=1)
+        features = self.feature_norm(features.to(self.class_attributes.dtype))
+        features = F.normalize(features.flatten(2), dim=1)
         if self.training and self.config.feature_dropout:
             features = F.dropout1d(features, self.config.feature_dropout)
         experts, scores, region_maps = self.experts.values(), [], None

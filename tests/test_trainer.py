@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from tests.tables import small_table
 
-IMAGE_SIZE = 32
+IMAGE_SIZE = 64
 FEATURE_SHAPE = [6, 2, 2]
 
 
@@ -42,6 +42,7 @@ def model_and_examples(inputs: str) -> tuple[DEDNForZeroShot, Examples]:
         model = DEDNForZeroShot.from_timm(None, distinct_classes(), feature_shape=FEATURE_SHAPE)
         return model, Examples("features", FEATURE_SHAPE)
     model = DEDNForZeroShot.from_timm("test_resnet", distinct_classes(), image_size=IMAGE_SIZE, pretrained=False)
+    model.unfreeze_backbone()
     return model, Examples("pixel_values", [3, IMAGE_SIZE, IMAGE_SIZE])
 
 
@@ -52,7 +53,12 @@ def accuracy(prediction) -> dict[str, float]:
 
 def trainer_for(inputs: str, folder, **arguments) -> Trainer:
     model, examples = model_and_examples(inputs)
-    short = {"learning_rate": 0.05, "max_steps": 20, "per_device_train_batch_size": 12, "save_strategy": "no"}
+    short = {
+        "learning_rate": 0.05 if inputs == "features" else 0.005,
+        "max_steps": 20,
+        "per_device_train_batch_size": 12,
+        "save_strategy": "no",
+    }
     quiet = {"report_to": "none", "use_cpu": True, "logging_steps": 1, "disable_tqdm": True}
     return Trainer(
         model,
@@ -112,7 +118,6 @@ def test_a_training_goes_on_from_its_checkpoint(tmp_path):
 
 def test_gradient_accumulation_and_checkpointing_of_activations_run(tmp_path):
     trainer = trainer_for("pixel_values", tmp_path, max_steps=2, gradient_accumulation_steps=2)
-    trainer.model.unfreeze_backbone()
     trainer.model.activation_checkpointing_enable()
     before = {name: parameter.clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train()

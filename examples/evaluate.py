@@ -1,8 +1,8 @@
 """Evaluate a saved model on a data set: T1, U, S, H and AUSUC, and the accuracy of every class.
 
-    python examples/evaluate_model.py runs/cub --data cub --data-dir data
+    python examples/evaluate.py runs/cub --data cub --data-dir data
 
-Several processes give the same numbers: accelerate launch examples/evaluate_model.py ...
+Several processes give the same numbers: accelerate launch examples/evaluate.py ...
 """
 
 import argparse
@@ -31,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("model", help="folder or Hub name of a model")
     parser.add_argument("--data", required=True, help="cub, sun, awa2, folder, shapes, or a prepared folder")
     parser.add_argument("--data-dir", help="folder of the images")
+    parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other options of the data set")
     parser.add_argument("--features-dir", help="feature cache of the frozen backbone, made if it is not there")
     parser.add_argument("--split", choices=["test", "validation"], default="test")
@@ -42,7 +43,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def data_options(arguments: argparse.Namespace) -> dict:
     """Arguments of `load`. Raises ValueError for an option without a value."""
-    options = {"name": arguments.data, **({"data_dir": arguments.data_dir} if arguments.data_dir else {})}
+    options = {"name": arguments.data, "data_dir": arguments.data_dir, "csv": arguments.csv}
+    options = {key: value for key, value in options.items() if value is not None}
     for text in arguments.set:
         key, equals, value = text.partition("=")
         if not equals:
@@ -74,7 +76,7 @@ def inputs_from(model: DEDNForZeroShot, task: Task, data: dict, folder: str | No
     cache = None
     if folder:
         experiment = Experiment(partial(load, **data), build=None, features=Path(folder))
-        cache = open_cache(experiment, model, load(**data)[0], accelerator)
+        cache = open_cache(experiment, model, accelerator)
     return inputs_of(task, model, TrainingSettings(), cache)
 
 
@@ -120,4 +122,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ValueError, OSError) as error:
-        sys.exit(f"evaluate_model.py: {error}")
+        sys.exit(f"evaluate.py: {error}")

@@ -1,0 +1,126 @@
+"""Explanations and figures say what the model and the numbers say."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dedn_hf import DEDNForZeroShot
+from dedn_hf.explain import attribute_evidence, image_seen, region_maps_of, telling_attributes
+from dedn_hf.plots import figure_explaining, heat_of, upsample
+from tests.tables import small_table
+
+
+@pytest.fixture(scope="module")
+def model() -> DEDNForZeroShot:
+    torch.manual_seed(0)
+    kwargs = {"output_stride": 8, "channels": [8, 8, 8, 8]}
+    table = small_table()
+    model = DEDNForZeroShot.from_timm("resnet10t", table, image_size=32, pretrained=False, backbone_kwargs=kwargs)
+    for name, parameter in model.experts.named_parameters():  # the keys start at 0: the same attention everywhere
+        if name.endswith("_key"):
+            torch.nn.init.normal_(parameter)
+    return model.eval()
+
+
+def pixels(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_the_region_maps_of_an_attribute_sum_to_its_region_score(model):
+    maps = region_maps_of(model, pixels())
+    scores, _ = model.attend(model.extract_features(pixels()))
+    assert maps.shape == (2, 2, model.config.num_attributes, 4, 4)
+    assert torch.allclose(maps.sum(dim=(-2, -1)), scores[:, :, 0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_region_maps_lie_where_the_regions_lie(model):
+    features = model.extract_features(pixels(1))
+    keys, values = model.experts["coarse"].region_queries()
+    vectors = F.normalize(features, dim=1)[0]
+    attention = torch.einsum("c,chw->hw", keys[3], vectors).flatten().softmax(dim=0).view(4, 4)
+    expected = attention * torch.einsum("c,chw->hw", values[3], vectors)
+    assert torch.allclose(region_maps_of(model, pixels(1))[0, 0, 3], expected, atol=1e-5)
+
+
+def test_a_model_without_region_attention_has_no_region_maps():
+    torch.manual_seed(0)
+    model = DEDNForZeroShot.from_timm(
+        "resnet10t", small_table(), image_size=32, pretrained=False, attentions=["channel"]
+    )
+    with pytest.raises(ValueError, match="no region attention"):
+        region_maps_of(model, pixels())
+
+
+@torch.no_grad()
+def test_the_evidence_for_a_class_sums_to_its_lead_over_the_average_class(model):
+    labels = torch.tensor([1, 3])
+    output = model(pixels())
+    attributes = model.normalized_class_attributes()
+    logits = output.attribute_scores @ attributes.T
+    lead = logits[torch.arange(2), labels] - logits.mean(dim=1)
+    assert torch.allclose(attribute_evidence(model, pixels(), labels).sum(dim=1), lead, atol=1e-5)
+
+
+def test_the_telling_attributes_come_from_different_groups_and_are_there_to_see():
+    evidence = np.array([5.0, 4.0, 3.0, 2.0, 9.0])
+    has = np.array([1, 1, 1, 1, 0])
+    groups = ["head", "head", "body", "tail", "tail"]
+    assert telling_attributes(evidence, has, groups, 3) == [0, 2, 3]
+    assert telling_attributes(evidence, has, groups, 9) == [0, 2, 3, 1]
+
+
+def test_the_image_seen_is_the_centre_of_the_resized_image(model):
+    wide = np.zeros((32, 96, 3), dtype=np.uint8)
+    wide[:, 32:64] = (200, 100, 50)
+    pixel_values = model.image_processor()(images=wide, return_tensors="pt")["pixel_values"][0]
+    seen = image_seen(model, pixel_values)
+    assert seen.shape == (32, 32, 3)
+    assert np.abs(seen[16, 16] * 255 - (200, 100, 50)).max() < 1
+
+
+def test_heat_peaks_at_one_where_the_region_map_does_and_leaves_out_what_speaks_against():
+    region_map = -np.ones((4, 4))
+    region_map[0, 3] = 2.0
+    heat = heat_of(region_map, 40, 40)
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    assert (heat.min(), heat.max()) == (0, 1) and row < 10 and column >= 30
+    assert not heat_of(-np.ones((4, 4)), 8, 8).any()
+    assert upsample(np.ones((2, 3)), 20, 30).shape == (20, 30)
+
+
+def explained():
+    maps = np.zeros((2, 3, 4, 4))
+    maps[0, :, 0, 0], maps[1, :, 3, 3] = 1.0, 1.0
+    scores = [0.7, 0.2]
+    return figure_explaining(np.ones((16, 16, 3)), ["wren", "robin"], scores, ["red", "long", "dark"], maps, title="t")
+
+
+def test_the_first_row_of_heat_maps_is_the_coarse_expert_and_the_second_the_fine_one():
+    figure = explained()
+    panels = [axes for axes in figure.get_axes() if len(axes.images) == 2]
+    assert [axes.get_title() for axes in panels] == ["red", "long", "dark", "", "", ""]
+    assert [axes.get_ylabel() for axes in panels] == ["coarse expert", "", "", "fine expert", "", ""]
+    peaks = [np.unravel_index(axes.images[1].get_array().argmax(), (16, 16)) for axes in panels]
+    assert all(row < 8 and column < 8 for row, column in peaks[:3])
+    assert all(row >= 8 and column >= 8 for row, column in peaks[3:])
+
+
+def test_bars_are_as_long_as_the_scores():
+    (bars,) = [axes for axes in explained().get_axes() if axes.patches]
+    assert [bar.get_width() for bar in bars.patches] == [0.7, 0.2]
+    assert [text.get_text() for text in bars.texts] == ["wren", "70%", "robin", "20%"]
+
+
+def test_region_maps_that_do_not_fit_the_names_are_refused():
+    with pytest.raises(ValueError, match=r"expected \(2, 1, H, W\)"):
+        figure_explaining(np.ones((8, 8, 3)), ["wren"], [1.0], ["red"], np.zeros((2, 2, 4, 4)))
+
+
+def test_figures_leave_no_global_state():
+    from matplotlib import pyplot
+
+    explained()
+    assert not pyplot.get_fignums()
