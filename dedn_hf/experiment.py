@@ -79,7 +79,8 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     splits, table = experiment.load(False)
     task = test_task(splits, table)
     model = new_model(experiment, table, settings)
-    model.config.calibration_bias = bias
+    if record["selection"] is not None:
+        model.config.calibration_bias = bias
     cache = open_cache(experiment, model, accelerator)
     keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
     final = TrainingSettings.from_dict(settings.to_dict())
@@ -88,7 +89,8 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     inputs, checkpoints = inputs_of(task, model, settings, cache), output / CHECKPOINTS
     history = fit(model, task, inputs, final, accelerator, checkpoints, keeper)
     chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
-    record.update(results=chosen, history=history.epochs, calibration_bias=bias, **surroundings(experiment, settings))
+    record.update(results=chosen, history=history.epochs, calibration_bias=model.config.calibration_bias)
+    record.update(surroundings(experiment, settings))
     if accelerator.is_main_process:
         table.save(output)
         write_json(output / RUN_FILE, record)
@@ -122,6 +124,7 @@ def select(
     inputs = inputs_of(task, model, settings, cache)
     history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, measure)
     chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
+    accelerator.free_memory()  # else the next checkpoints would hold this model too
     final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
     return {"chosen": chosen, "history": history.epochs}, final, chosen.get("calibration_bias", 0.0)
 

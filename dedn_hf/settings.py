@@ -83,10 +83,9 @@ class TrainingSettings:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
         for f in fields(self):
-            if f.type.startswith(("int", "float")) and getattr(self, f.name) is not None:
-                setattr(
-                    self, f.name, _number(f.name, getattr(self, f.name), int if f.type.startswith("int") else float)
-                )
+            kind, optional = {"int": int, "float": float}.get(f.type.removesuffix(" | None")), f.type.endswith("None")
+            if kind and not (optional and getattr(self, f.name) is None):
+                setattr(self, f.name, _number(f.name, getattr(self, f.name), kind))
         for name in ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")

@@ -67,7 +67,8 @@ def fit(
     loader, batches = training_loader(inputs, task, settings, accelerator)
     total_steps = settings.epochs * math.ceil(len(batches) / settings.gradient_accumulation_steps)
     optimizer = build_optimizer(model, settings)
-    scheduler = get_scheduler(settings.schedule, optimizer, round(settings.warmup * total_steps), total_steps)
+    schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    scheduler = get_scheduler(schedule, optimizer, round(settings.warmup * total_steps), total_steps)
     average = build_average(model, settings, accelerator.device)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)

@@ -7,7 +7,6 @@ Several processes give the same numbers: accelerate launch examples/evaluate.py 
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -75,7 +74,7 @@ def inputs_from(model: DEDNForZeroShot, task: Task, data: dict, folder: str | No
     """Batches of cached features where a folder is given, else of images."""
     cache = None
     if folder:
-        experiment = Experiment(partial(load, **data), build=None, features=Path(folder))
+        experiment = Experiment(lambda validation: load(validation=validation, **data), None, features=Path(folder))
         cache = open_cache(experiment, model, accelerator)
     return inputs_of(task, model, TrainingSettings(), cache)
 
