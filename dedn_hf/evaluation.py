@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
 
 class _Joined(ConcatDataset):
-    """Several data sets of batches, one after the other."""
+    """Several data sets of batches, one after the other; a batch keeps the order of its indices."""
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        ends = [0, *self.cumulative_sizes]
-        parts = [
-            dataset.__getitems__([i - start for i in indices if start <= i < end])
-            for dataset, start, end in zip(self.datasets, ends, ends[1:], strict=False)
-            if any(start <= i < end for i in indices)
-        ]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        wanted, start = torch.as_tensor(indices), 0
+        parts, places = [], []
+        for dataset, end in zip(self.datasets, self.cumulative_sizes, strict=True):
+            inside = ((wanted >= start) & (wanted < end)).nonzero()[:, 0]
+            if len(inside):
+                parts.append(dataset.__getitems__((wanted[inside] - start).tolist()))
+                places.append(inside)
+            start = end
+        # The last batch of several processes is filled up with the first images: its indices do not ascend.
+        order = torch.cat(places).argsort()
+        return {key: torch.cat([part[key] for part in parts])[order] for key in parts[0]}
 
 
 @torch.no_grad()

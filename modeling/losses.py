@@ -76,3 +76,12 @@ def jensen_shannon(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def regression_loss(attribute_scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """1 - cosine similarity between attribute scores (B x A) and the label's class attributes (B x A), batch mean."""
     return (1 - F.cosine_similarity(attribute_scores, targets, dim=-1)).mean()
+
+
+def require_labels(labels: torch.Tensor, num_classes: int) -> None:
+    """Raise ValueError unless all labels (B) lie in 0..num_classes-1."""
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"labels lie between {int(labels.min())} and {int(labels.max())}; the model has {num_classes} classes, "
+            f"0 to {num_classes - 1}. Use the label order of model.config.id2label."
+        )

@@ -26,6 +26,7 @@ from .losses import (
     distillation_loss,
     margin_loss,
     regression_loss,
+    require_labels,
     seen_bias_vector,
     self_calibration_loss,
 )
@@ -359,7 +360,7 @@ class DEDNForZeroShot(PreTrainedModel):
             scores: B x E x 2 x A, as `attend` gives them. class_attributes: K x A, rows normalised. labels: B.
         """
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            _require_labels(labels, len(class_attributes))
+            require_labels(labels, len(class_attributes))
         config, losses = self.config, {}
         scores = scores.float()
         class_attributes = class_attributes.float()
@@ -388,14 +389,6 @@ class DEDNForZeroShot(PreTrainedModel):
         """The weighted sum: a term 'coarse.margin' or 'distillation' is weighted by `config.<kind>_weight`."""
         weights = {name: getattr(self.config, f"{name.split('.')[-1]}_weight") for name in losses}
         return sum(weight * losses[name] for name, weight in weights.items() if weight)
-
-
-def _require_labels(labels: torch.Tensor, num_classes: int) -> None:
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(
-            f"labels lie between {int(labels.min())} and {int(labels.max())}; the model has {num_classes} classes, "
-            f"0 to {num_classes - 1}. Use the label order of model.config.id2label."
-        )
 
 
 DEDNForZeroShot.register_for_auto_class("AutoModelForZeroShotImageClassification")

@@ -46,7 +46,7 @@ def accelerator():
 
 
 def settings(**changes) -> TrainingSettings:
-    basic = {"epochs": 4, "batch_size": 6, "sampling": "uniform", "learning_rate": 0.01, "select_on": "last"}
+    basic = {"epochs": 4, "batch_size": 6, "sampling": "uniform", "learning_rate": 0.003, "select_on": "last"}
     return TrainingSettings(**{**basic, **changes})
 
 
@@ -328,13 +328,15 @@ def fitted(accelerator, folder, chosen: TrainingSettings, on_evaluation=None, **
     return model, history
 
 
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw"])
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("rmsprop", 0.001), ("adamw", 0.03)])
 @pytest.mark.parametrize("sampling", ["uniform", "class_balanced"])
-def test_training_learns_the_seen_classes(accelerator, tmp_path, optimizer, sampling):
-    chosen = settings(optimizer=optimizer, sampling=sampling, epochs=8)
+def test_training_learns_the_seen_classes(accelerator, tmp_path, optimizer, learning_rate, sampling):
+    chosen = settings(
+        optimizer=optimizer, learning_rate=learning_rate, sampling=sampling, epochs=12, checkpoint_every=0
+    )
     _, history = fitted(accelerator, tmp_path, chosen)
-    assert [epoch["epoch"] for epoch in history.epochs] == list(range(1, 9))
-    assert history.epochs[-1]["loss"] < 0.5 * history.epochs[0]["loss"]
+    assert [epoch["epoch"] for epoch in history.epochs] == list(range(1, 13))
+    assert history.epochs[-1]["loss"] < 0.2 * history.epochs[0]["loss"]
     assert history.epochs[-1]["S"] > 0.8
 
 
@@ -390,9 +392,10 @@ def test_a_checkpoint_survives_an_interruption_between_its_two_renames(accelerat
 
 def test_a_checkpoint_of_other_settings_is_refused_and_the_message_names_them(accelerator, tmp_path):
     fitted(accelerator, tmp_path, settings(epochs=1))
-    with pytest.raises(ValueError, match="other settings: learning_rate is 0.01, not 0.02; seed is 0, not 3. Use"):
+    with pytest.raises(ValueError, match="other settings: learning_rate is 0.003, not 0.02; seed is 0, not 3. Use"):
         fitted(accelerator, tmp_path, settings(epochs=1, learning_rate=0.02, seed=3))
-    fitted(accelerator, tmp_path, settings(epochs=1, num_workers=0, checkpoint_every=3))
+    accelerator.free_memory()
+    fitted(accelerator, tmp_path, settings(epochs=1, checkpoint_every=3))  # this one changes no result
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_the_checkpoint_before_it_stays(accelerator, tmp_path):
@@ -466,7 +469,7 @@ def test_two_accumulated_half_batches_are_one_batch(accelerator, tmp_path):
 def test_what_an_epoch_leaves_over_is_not_carried_into_the_next(accelerator, tmp_path, monkeypatch):
     rates = watch(monkeypatch, lambda optimizer: optimizer.param_groups[0]["lr"])
     fitted(accelerator, tmp_path, settings(epochs=2, gradient_accumulation_steps=3, schedule="linear"))
-    assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025])  # 4 batches an epoch: 3 and 1
+    assert rates == pytest.approx([0.003, 0.00225, 0.0015, 0.00075])  # 4 batches an epoch: 3 and 1
 
 
 def test_the_averaged_weights_are_the_moving_average_and_are_what_is_evaluated_and_kept(
@@ -520,12 +523,12 @@ def experiment(tmp_path, **changes) -> Experiment:
     return Experiment(**{**defaults, **changes})
 
 
-def tested(model: DEDNForZeroShot) -> tuple[float, float]:
+def measured(model: DEDNForZeroShot) -> tuple[float, float]:
     """U and S on the tiny test images, worked out by hand: one class, one accuracy."""
     splits, table = load_tiny()
     processor, accuracies = model.image_processor(), {True: [], False: []}
     for split in ("test_seen", "test_unseen"):
-        pixels = processor(images=splits[split]["image"], return_tensors="pt")["pixel_values"]
+        pixels = processor(images=list(splits[split]["image"]), return_tensors="pt")["pixel_values"]
         with torch.no_grad():
             right = model.eval()(pixels).logits.argmax(1) == torch.tensor(splits[split]["label"][:])
         for label in set(splits[split]["label"]):
@@ -547,7 +550,7 @@ def test_a_run_leaves_a_model_that_loads_and_a_record_of_what_was_done(accelerat
 
     model = DEDNForZeroShot.from_pretrained(output)
     assert model.attribute_table.class_names == tiny_table().class_names
-    u, s = tested(model)
+    u, s = measured(model)
     # the cache holds 16 bits, the images do not: no prediction of these few is that close
     assert (record["results"]["U"], record["results"]["S"]) == pytest.approx((u, s))
     assert AttributeTable.load(output).roles == tiny_table().roles
@@ -600,11 +603,16 @@ def test_a_trained_backbone_takes_no_cached_features(accelerator, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("select_on", "where"), [("val", ("validation", 2)), ("val", ("test", 2)), ("test", ("test", 3))]
+    ("where", "changes"),
+    [
+        (("validation", 2), {"select_on": "val", "ema_decay": 0.5, "schedule": "cosine", "epochs": 3}),
+        (("test", 2), {"select_on": "val", "ema_decay": 0.5, "schedule": "cosine", "epochs": 3}),
+        (("test", 5), {"select_on": "test", "epochs": 6}),  # the best epoch comes before the interruption
+    ],
 )
-def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_path, monkeypatch, select_on, where):
-    chosen = settings(select_on=select_on, epochs=4, schedule="cosine", ema_decay=0.5)
-    tiny = experiment(tmp_path, config={"feature_dropout": 0.2})
+def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_path, monkeypatch, where, changes):
+    chosen = settings(**changes)
+    tiny = experiment(tmp_path, config={"feature_dropout": 0.2} if "ema_decay" in changes else {})
     expected = run(tiny, chosen, tmp_path / "whole", accelerator)
     accelerator.free_memory()
     report = training.report

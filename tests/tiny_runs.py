@@ -1,6 +1,7 @@
 """Data of a few small images or feature maps in memory, and models that train on it within a second."""
 
 import io
+from functools import cache
 
 import datasets
 import numpy as np
@@ -35,6 +36,7 @@ def image_model(table: AttributeTable | None = None, **config) -> DEDNForZeroSho
     return DEDNForZeroShot.from_timm(table=tiny_table() if table is None else table, **config)
 
 
+@cache
 def picture(label: int, number: int) -> bytes:
     """A PNG in the colours of its class, with noise."""
     colours = np.random.default_rng(label).uniform(0, 255, (8, 8, 3)).repeat(6, 0).repeat(9, 1)
@@ -56,8 +58,8 @@ def image_data(rows: list[tuple[int, int]]) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns, datasets.Features(features))
 
 
-def load_tiny(validation: bool = False) -> tuple[datasets.DatasetDict, AttributeTable]:
-    """What `dedn_hf.data.load` gives: 20, 5 and 10 images, or 12, 4 and 4 with validation."""
+@cache
+def _splits(validation: bool) -> dict[str, datasets.Dataset]:
     rows = {split: [] for split in ("fit", "val_seen", "val_unseen", "test_seen", "test_unseen")}
     for label, role in enumerate(ROLES):
         for number in range(PER_CLASS):
@@ -74,7 +76,12 @@ def load_tiny(validation: bool = False) -> tuple[datasets.DatasetDict, Attribute
     else:
         everything = rows["fit"] + rows["val_seen"] + rows["val_unseen"]
         parts = {"train": everything, "test_seen": rows["test_seen"], "test_unseen": rows["test_unseen"]}
-    return datasets.DatasetDict({split: image_data(part) for split, part in parts.items()}), tiny_table()
+    return {split: image_data(part) for split, part in parts.items()}
+
+
+def load_tiny(validation: bool = False) -> tuple[datasets.DatasetDict, AttributeTable]:
+    """What `dedn_hf.data.load` gives: 20, 5 and 10 images, or 12, 4 and 4 with validation."""
+    return datasets.DatasetDict(_splits(validation)), tiny_table()
 
 
 class FeatureMaps(Dataset):
