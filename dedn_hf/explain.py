@@ -5,7 +5,6 @@ Letters of the shapes: B images, K classes, A attributes, E experts, H x W regio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,18 +43,15 @@ def attribute_evidence(model: DEDNForZeroShot, pixel_values: torch.Tensor, label
     return scores * (class_attributes[labels] - class_attributes.mean(dim=0))
 
 
-def telling_attributes(
-    evidence: np.ndarray, class_attributes: np.ndarray, groups: Sequence[str], count: int
-) -> list[int]:
-    """Indices of the attributes of a class that speak most for it, one of each group before a second of any.
+def telling_attributes(evidence: np.ndarray, class_attributes: np.ndarray, count: int) -> list[int]:
+    """Indices of the attributes of a class that speak most for it, the strongest first, `count` at most.
 
     Args:
         evidence: A, see `attribute_evidence`. class_attributes: A, of that class; attributes of value 0 are left out,
-            for there is nothing to see of them. groups: A names. count: how many to give at most.
+            for there is nothing to see of them.
     """
-    order = [int(a) for a in np.argsort(-np.asarray(evidence), kind="stable") if class_attributes[a] > 0]
-    rank_in_group = {a: sum(groups[b] == groups[a] for b in order[:position]) for position, a in enumerate(order)}
-    return sorted(order, key=rank_in_group.get)[:count]
+    order = np.argsort(-np.asarray(evidence), kind="stable").tolist()
+    return [a for a in order if class_attributes[a] > 0][:count]
 
 
 def image_seen(model: DEDNForZeroShot, pixel_values: torch.Tensor) -> np.ndarray:

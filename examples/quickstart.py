@@ -82,16 +82,14 @@ def print_results(record: dict, table: AttributeTable) -> None:
         print(f"  {key:3}{meaning:51}{record['results'][key]:10.1%}{chance:12.1%}")
 
 
-def add_class(model: DEDNForZeroShot, name: str, description: list[str]) -> None:
-    """From now on the model knows one class more; nobody has shown it an image of that class."""
-    table = model.attribute_table
-    row = [attribute in description for attribute in table.attribute_names]
-    table = table.replace(
-        class_names=[*table.class_names, name],
-        class_attributes=np.vstack([table.class_attributes, row]),
-        roles=[*table.roles, "unseen"],
+def unseen_classes_and(name: str, description: list[str], table: AttributeTable) -> AttributeTable:
+    """The unseen classes and one more, which has the attributes of `description` and no other."""
+    unseen = table.select([known for known, seen in zip(table.class_names, table.seen, strict=True) if not seen])
+    return unseen.replace(
+        class_names=[*unseen.class_names, name],
+        class_attributes=np.vstack([unseen.class_attributes, np.isin(unseen.attribute_names, description)]),
+        roles=[*unseen.roles, "unseen"],
     )
-    model.set_classes(table)
 
 
 @torch.no_grad()
@@ -106,7 +104,7 @@ def draw_explanation(model: DEDNForZeroShot, picture: Image.Image, path: Path) -
     pixel_values = model.image_processor()(images=picture, return_tensors="pt")["pixel_values"]
     scores, labels = probabilities(model, [picture])[0].topk(3)
     evidence = attribute_evidence(model, pixel_values, labels[:1])[0]
-    shown = telling_attributes(evidence, model.class_attributes[labels[0]], model.config.attribute_groups, count=4)
+    shown = telling_attributes(evidence, model.class_attributes[labels[0]], count=4)
     names = [model.config.id2label[label] for label in labels.tolist()]
     figure = figure_explaining(
         image_seen(model, pixel_values[0]),
@@ -115,13 +113,13 @@ def draw_explanation(model: DEDNForZeroShot, picture: Image.Image, path: Path) -
         [model.config.attribute_names[a] for a in shown],
         region_maps_of(model, pixel_values)[0, :, shown].numpy(),
         model.config.experts,
-        title=f"A creature known from its description only: {NAME}. The model says: {names[0]}",
+        title=f"An image of a class that the model knows from a description only: {NAME}. Its answer: {names[0]}",
     )
     figure.savefig(path)
 
 
 def main() -> None:
-    """Train, report, reload, add a described class, recognise it."""
+    """Train, report, reload, describe a new class, recognise it."""
     arguments = parse_arguments()
     folder = arguments.output_dir
     datasets.disable_progress_bars()
@@ -132,16 +130,16 @@ def main() -> None:
     model = DEDNForZeroShot.from_pretrained(folder)
     print_results(record, model.attribute_table)
 
-    add_class(model, NAME, DESCRIPTION)
+    model.set_classes(unseen_classes_and(NAME, DESCRIPTION, model.attribute_table))
     griffle = Creature(*(attribute.split(": ")[1] for attribute in DESCRIPTION))
     pictures = [draw(griffle, np.random.default_rng([arguments.seed, i]), 64)[0] for i in range(50)]
-    scores = probabilities(model, pictures)
-    print(f"\nA new class, {NAME}, from its description alone: {', '.join(DESCRIPTION)}")
-    print(f"The first picture of one, among all {model.config.num_labels} classes:")
+    scores, candidates = probabilities(model, pictures), model.config.num_labels
+    print(f"\nA new class from a description alone. {NAME}: {', '.join(DESCRIPTION)}")
+    print(f"The first picture of one, among {candidates} classes of which the model has seen no image:")
     for score, label in zip(*(values.tolist() for values in scores[0].topk(3)), strict=True):
         print(f"  {score:6.1%}  {model.config.id2label[label]}")
     right = int((scores.argmax(dim=-1) == model.config.label2id[NAME]).sum())
-    print(f"Recognised: {right} of {len(pictures)} pictures.")
+    print(f"Recognised: {right} of {len(pictures)} pictures (guessing: {len(pictures) / candidates:.0f}).")
 
     draw_explanation(model, pictures[0], folder / "quickstart.png")
     print(f"\nThe model is in {folder}, what it looked at in {folder / 'quickstart.png'}")

@@ -633,6 +633,34 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_pat
     assert_same_bits(*map(load_file, files))
 
 
+def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interruption(
+    accelerator, tmp_path, monkeypatch
+):
+    run(experiment(tmp_path), settings(epochs=2), tmp_path / "two", accelerator)
+    accelerator.free_memory()
+    report, evaluate, scores = training.report, training.evaluate, [0.1, 0.5, 0.2, 0.3, 0.4]
+
+    def pretend(*arguments):
+        found, logits, labels = evaluate(*arguments)
+        return {**found, "H": scores.pop(0)}, logits, labels
+
+    def interrupt(*arguments):
+        if arguments[-1]["epoch"] == 3:
+            raise Interruption
+        report(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", pretend)
+    chosen = settings(select_on="test", epochs=4)
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr(training, "report", interrupt)
+        run(experiment(tmp_path), chosen, tmp_path / "best", accelerator)
+    accelerator.free_memory()
+    record = run(experiment(tmp_path), chosen, tmp_path / "best", accelerator)
+    assert [epoch["H"] for epoch in record["history"]] == [0.1, 0.5, 0.3, 0.4]
+    assert (record["results"]["epoch"], record["results"]["H"]) == (2, 0.5)
+    assert_same_bits(*(load_file(tmp_path / name / "model.safetensors") for name in ("two", "best")))
+
+
 def test_a_tracker_writes_the_numbers_of_every_epoch(tmp_path, accelerator):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
