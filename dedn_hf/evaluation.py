@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from dedn_hf.metrics.scores import gzsl_scores
+from dedn_hf.transforms import as_it_is
 
 if TYPE_CHECKING:
     from dedn_hf.tasks import Inputs
@@ -45,8 +47,9 @@ def predict(
     Returns:
         N x K float32 and N.
     """
-    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=_as_it_is)
-    loader = accelerator.prepare_data_loader(loader)
+    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=as_it_is)
+    # Not accelerator.prepare: it would keep every loader, and write each into the checkpoints.
+    loader = prepare_data_loader(loader, accelerator.device, put_on_device=True)
     was_training = model.training
     model.eval()
     logits, labels = [], []
@@ -73,7 +76,3 @@ def evaluate(
     data = _Joined([inputs("seen"), inputs("unseen")])
     logits, labels = predict(model, data, accelerator or Accelerator(), **options)
     return gzsl_scores(logits, labels, np.asarray(seen)), logits, labels
-
-
-def _as_it_is(batch: dict) -> dict:
-    return batch

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dedn_hf.transforms import ImageBatches, evaluation_transform
+from dedn_hf.transforms import ImageBatches, as_it_is, evaluation_transform
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -160,7 +160,7 @@ class CachedFeatures(Dataset):
 def extract(model: DEDNForZeroShot, images: datasets.Dataset, batch_size: int, num_workers: int, progress: bool):
     """Feature maps of all images in order, B x C x H x W at a time, on the CPU."""
     source = ImageBatches(images, evaluation_transform(model))
-    loader = DataLoader(source, batch_size, num_workers=num_workers, collate_fn=lambda batch: batch)
+    loader = DataLoader(source, batch_size, num_workers=num_workers, collate_fn=as_it_is)
     model.eval()
     for batch in tqdm(loader, desc="extracting features", disable=not progress):
         yield model.extract_features(batch["pixel_values"].to(model.device)).float().cpu().contiguous()

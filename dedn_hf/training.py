@@ -22,6 +22,7 @@ from transformers import get_scheduler
 from dedn_hf.evaluation import evaluate
 from dedn_hf.sampling import Batches
 from dedn_hf.settings import TrainingSettings
+from dedn_hf.transforms import as_it_is
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -65,10 +66,8 @@ def fit(
     """
     accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps
     loader, batches = training_loader(inputs, task, settings, accelerator)
-    total_steps = settings.epochs * math.ceil(len(batches) / settings.gradient_accumulation_steps)
     optimizer = build_optimizer(model, settings)
-    schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-    scheduler = get_scheduler(schedule, optimizer, round(settings.warmup * total_steps), total_steps)
+    scheduler = build_scheduler(optimizer, settings, len(batches))
     average = build_average(model, settings, accelerator.device)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -102,10 +101,10 @@ def fit(
         record = {"epoch": epoch, "loss": mean_loss.item()}
         if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
             evaluated = average.module if average else model
-            scores, logits, labels = evaluate(evaluated, inputs, task.table.seen, accelerator)
+            scores, *predictions = evaluate(evaluated, inputs, task.table.seen, accelerator)
             record.update(scores, best_so_far=scores["H"] > history.highest())
             if on_evaluation:
-                on_evaluation(accelerator.unwrap_model(evaluated), record, (logits, labels))
+                on_evaluation(accelerator.unwrap_model(evaluated), record, predictions)
         history.epochs.append(record)
         report(accelerator, settings, task, record)
         checkpoint.save(history.epochs)
@@ -125,7 +124,7 @@ def training_loader(inputs: Inputs, task: Task, settings: TrainingSettings, acce
         accelerator.num_processes,
     )
     workers = {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
-    return DataLoader(inputs("train"), batch_sampler=batches, collate_fn=lambda batch: batch, **workers), batches
+    return DataLoader(inputs("train"), batch_sampler=batches, collate_fn=as_it_is, **workers), batches
 
 
 def build_optimizer(model: DEDNForZeroShot, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -143,6 +142,15 @@ def build_optimizer(model: DEDNForZeroShot, settings: TrainingSettings) -> torch
     if settings.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, momentum=settings.momentum, **shared)
     return torch.optim.AdamW(groups, **shared)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, batches: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate's course over all optimizer steps of `settings.epochs` epochs of `batches` batches."""
+    steps = settings.epochs * math.ceil(batches / settings.gradient_accumulation_steps)
+    schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    return get_scheduler(schedule, optimizer, round(settings.warmup * steps), steps)
 
 
 def build_average(

@@ -10,6 +10,7 @@ import PIL.Image
 import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
+from transformers import BaseImageProcessor
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -20,8 +21,17 @@ AUGMENTATIONS = ("none", "flip", "crop")
 
 def evaluation_transform(model: DEDNForZeroShot) -> Transform:
     """The image processor that is saved with the model: PIL image to 3 x image_size x image_size."""
-    processor = model.image_processor()
-    return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
+    return _Processed(model.image_processor())
+
+
+class _Processed:
+    """A class and not a lambda, so that worker processes can be sent one."""
+
+    def __init__(self, processor: BaseImageProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
 def training_transform(
@@ -44,7 +54,7 @@ def training_transform(
         return evaluate
     flip = v2.RandomHorizontalFlip()
     if augmentation == "flip":
-        return lambda image: flip(evaluate(image))
+        return v2.Compose([evaluate, flip])
     c = model.config
     return v2.Compose(
         [
@@ -80,3 +90,8 @@ class ImageBatches(Dataset):
         if self.labels is not None:
             batch["labels"] = self.labels[indices]
         return batch
+
+
+def as_it_is(batch: dict) -> dict:
+    """The `collate_fn` for data sets that give whole batches."""
+    return batch
