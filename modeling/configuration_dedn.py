@@ -100,6 +100,7 @@ class DEDNConfig(PreTrainedConfig):
         if self.label2id is None:
             self.label2id = {name: label for label, name in self.id2label.items()}
         self._check()
+        self.experts = [expert for expert in EXPERTS if expert in self.experts]  # coarse first, whatever was given
 
     def _check(self) -> None:
         if len(self.attribute_groups) != len(self.attribute_names):

@@ -677,3 +677,7 @@ def test_an_expert_keeps_attributes_in_their_order_whatever_the_groups():
     for attribute, group in enumerate(MANY_GROUPS):
         expected = expert.attribute_embeddings[attribute] @ expert.region_key[names.index(group)]
         torch.testing.assert_close(keys[attribute], expected)
+
+
+def test_the_order_of_experts_in_the_configuration_changes_nothing():
+    assert DEDNConfig(experts=["fine", "coarse"]).experts == ["coarse", "fine"]
