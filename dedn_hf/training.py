@@ -87,16 +87,16 @@ def fit(
             with nullcontext() if complete else accelerator.no_sync(model):
                 share = len(batch["labels"]) * accelerator.num_processes / batches.joint_size
                 loss = model(**send_to_device(batch, accelerator.device)).loss
+                total += require_finite(loss, epoch, step) * share
                 accelerator.backward(loss * share)
-                if complete:
-                    if settings.max_grad_norm is not None:
-                        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-                    optimizer.step()
-                    scheduler.step()
-                    optimizer.zero_grad()
-                    if average:
-                        average.update_parameters(accelerator.unwrap_model(model))
-            total += require_finite(loss, epoch, step) * share
+                if complete and settings.max_grad_norm is not None:
+                    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+            if complete:
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+                if average:
+                    average.update_parameters(accelerator.unwrap_model(model))
         mean_loss = accelerator.reduce(torch.tensor(total / len(batches), device=accelerator.device), "mean")
         record = {"epoch": epoch, "loss": mean_loss.item()}
         if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
