@@ -6,6 +6,13 @@ EXPERTS = ("coarse", "fine")
 ATTENTIONS = ("region", "channel")
 FEATURE_SOURCES = ("stage", "head")
 LOSS_CLASSES = ("all", "seen")
+CUSTOM_PIPELINES = {
+    "zero-shot-image-classification": {
+        "impl": "pipeline_dedn.DEDNPipeline",
+        "pt": ["AutoModelForZeroShotImageClassification"],
+        "type": "image",
+    }
+}
 
 
 class DEDNConfig(PreTrainedConfig):

@@ -8,9 +8,13 @@ Letters of the shapes: B images, K classes, A attributes, E experts, C channels,
 """
 
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi, ModelCard
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, PreTrainedModel
@@ -20,7 +24,7 @@ from transformers.utils import ModelOutput
 from .attribute_groups import group_attributes
 from .attribute_table import AttributeTable
 from .backbone import Backbone, create_body, preprocessing_of, size_arguments
-from .configuration_dedn import DEDNConfig
+from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
 from .dual_attention import Expert, channel_attention, region_attention
 from .losses import (
     distillation_loss,
@@ -31,6 +35,9 @@ from .losses import (
     self_calibration_loss,
 )
 
+REQUIREMENTS = ("torch", "torchvision", "transformers", "timm", "safetensors", "huggingface-hub", "pillow")
+HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "tags", "commit_message", "create_pr")
+
 
 @dataclass
 class DEDNOutput(ModelOutput):
@@ -39,7 +46,8 @@ class DEDNOutput(ModelOutput):
     Args:
         loss: scalar, the weighted sum of `losses`; only with `labels`.
         logits: B x K, the prediction: both experts' logits, weighted (and `calibration_bias` on unseen classes).
-        attribute_scores: B x A, both experts' scores with the same weights.
+        attribute_scores: B x A, both experts' scores with the same weights: logits are attribute_scores T^t and a
+            constant for seen and one for unseen classes (`class_bias`).
         coarse_logits, fine_logits: B x K, of one expert each; None for an expert that the model does not have.
         region_maps: B x E x A x R, attention times value of every attribute in every region (reshape R to H x W for a
             heat map), experts in the order of `config.experts`; only with `output_attentions=True`.
@@ -183,11 +191,62 @@ class DEDNForZeroShot(PreTrainedModel):
             model.freeze_backbone(model.config.freeze_backbone)
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in transformers, and the image processor and the code of the model beside the weights."""
-        super().save_pretrained(save_directory, *args, **kwargs)
+    def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
+        """As in transformers, but a whole model repository: also the code, the image processor, a card if absent."""
+        # transformers copies these files along, because this one imports them.
+        from .handler import EndpointHandler  # noqa: F401
+        from .model_card import basic_card
+        from .pipeline_dedn import DEDNPipeline  # noqa: F401
+
+        folder, hub = Path(save_directory), None
+        if kwargs.pop("push_to_hub", False):  # later: transformers would upload before the folder is complete
+            hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        self.config.custom_pipelines = CUSTOM_PIPELINES
+        super().save_pretrained(folder, *args, is_main_process=is_main_process, **kwargs)
+        if not is_main_process:
+            return
         if self.backbone is not None:
-            self.image_processor().save_pretrained(save_directory)
+            self.image_processor().save_pretrained(folder)
+        floors = [f"{name}>={version(name).split('+')[0]}\n" for name in REQUIREMENTS]
+        (folder / "requirements.txt").write_text("".join(floors))
+        if not (folder / "README.md").exists():
+            basic_card(self.config, self.attribute_table).save(folder / "README.md")
+        if hub is not None:
+            self.push_to_hub(**{"repo_id": folder.name, **hub})
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+        **commit,
+    ):
+        """As in transformers, all in one commit; a card that is already on the Hub stays as it is.
+
+        Args:
+            repo_id: 'user/name'. private: of a new repository. revision: branch, made if absent. tags: added to the
+                card. commit: `commit_message`, `commit_description`, `create_pr`.
+        """
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            has_card = api.file_exists(repo_id, "README.md", revision=revision)
+            if tags and not has_card:
+                card = ModelCard.load(Path(folder) / "README.md")
+                card.data.tags = sorted({*(card.data.tags or []), *tags})
+                card.save(Path(folder) / "README.md")
+            ignored = ["README.md"] if has_card else None
+            commit.setdefault("commit_message", "Upload DEDNForZeroShot")
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=folder, revision=revision, ignore_patterns=ignored, **commit
+            )
 
     def image_processor(self) -> CLIPImageProcessor:
         """Resize of the shorter side, centre crop and normalisation, as the backbone was trained with."""
@@ -215,9 +274,33 @@ class DEDNForZeroShot(PreTrainedModel):
         self.config.id2label = dict(enumerate(table.class_names))
         self.config.label2id = {name: label for label, name in enumerate(table.class_names)}
 
-    def normalized_class_attributes(self) -> torch.Tensor:
-        """T, K x A: rows of length 1, centred first where the model was trained so."""
-        return F.normalize(self.class_attributes - self.attribute_mean, dim=-1)
+    def normalized_class_attributes(self, class_attributes: torch.Tensor | None = None) -> torch.Tensor:
+        """T, K x A: rows of length 1, centred first where the model was trained so. Default: the model's classes."""
+        if class_attributes is None:
+            class_attributes = self.class_attributes
+        return F.normalize(class_attributes - self.attribute_mean, dim=-1)
+
+    def class_bias(self, seen: torch.Tensor) -> torch.Tensor:
+        """The part of the logits that no image changes: seen bias and calibration. K bool to K."""
+        bias = seen_bias_vector(seen, self.config.seen_bias, self.class_attributes.dtype)
+        return bias + self.config.calibration_bias * ~seen
+
+    def score_classes(self, attribute_scores: torch.Tensor, table: AttributeTable) -> torch.Tensor:
+        """Logits of any classes, without changing the model's own.
+
+        Args:
+            attribute_scores: B x A, from `forward`. table: K' classes; columns are matched by attribute name.
+
+        Returns:
+            B x K'.
+
+        Raises:
+            ValueError: an attribute is missing.
+        """
+        table = table.select_attributes(self.config.attribute_names)
+        class_attributes = torch.from_numpy(table.class_attributes).to(attribute_scores)
+        seen = torch.from_numpy(table.seen).to(attribute_scores.device)
+        return attribute_scores @ self.normalized_class_attributes(class_attributes).T + self.class_bias(seen)
 
     @property
     def attribute_table(self) -> AttributeTable:
@@ -299,7 +382,8 @@ class DEDNForZeroShot(PreTrainedModel):
             )
         scores, region_maps = self.attend(features)
         class_attributes = self.normalized_class_attributes()
-        logits = self.class_logits(self.mix_attentions(scores), class_attributes)
+        attribute_scores = self.scale_scores(self.mix_attentions(scores))
+        logits = self.class_logits(attribute_scores, class_attributes)
         coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
         weights = scores.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
         prediction = (weights * logits).sum(dim=1)
@@ -307,7 +391,7 @@ class DEDNForZeroShot(PreTrainedModel):
         output = DEDNOutput(
             loss=None if losses is None else self.total_loss(losses),
             logits=prediction + self.config.calibration_bias * ~self.seen,
-            attribute_scores=(weights * self.mix_attentions(scores)).sum(dim=1),
+            attribute_scores=(weights * attribute_scores).sum(dim=1),
             region_maps=region_maps if output_attentions else None,
             losses=losses,
             **{f"{name}_logits": logits[:, i] for i, name in enumerate(self.experts)},
@@ -344,10 +428,14 @@ class DEDNForZeroShot(PreTrainedModel):
             return scores.sum(dim=2)
         return self.config.region_weight * scores[:, :, 0] + (1 - self.config.region_weight) * scores[:, :, 1]
 
-    def class_logits(self, attribute_scores: torch.Tensor, class_attributes: torch.Tensor) -> torch.Tensor:
-        """z = s T^t + m: B x E x A and normalised class attributes K x A to B x E x K."""
+    def scale_scores(self, attribute_scores: torch.Tensor) -> torch.Tensor:
+        """Attribute scores as they enter the logits, B x E x A: of length `logit_scale` with cosine logits."""
         if self.config.normalize_scores:
-            attribute_scores = self.logit_scale.exp() * F.normalize(attribute_scores, dim=-1)
+            return self.logit_scale.exp() * F.normalize(attribute_scores, dim=-1)
+        return attribute_scores
+
+    def class_logits(self, attribute_scores: torch.Tensor, class_attributes: torch.Tensor) -> torch.Tensor:
+        """z = s T^t + m: scaled scores B x E x A and normalised class attributes K x A to B x E x K."""
         logits = attribute_scores @ class_attributes.T
         return logits + seen_bias_vector(self.seen, self.config.seen_bias, logits.dtype)
 
@@ -366,7 +454,7 @@ class DEDNForZeroShot(PreTrainedModel):
         class_attributes = class_attributes.float()
         mixed = self.mix_attentions(scores, training=True)
         with torch.autocast(scores.device.type, enabled=False):  # scores may be of low precision, losses are not
-            logits = self.class_logits(mixed, class_attributes)
+            logits = self.class_logits(self.scale_scores(mixed), class_attributes)
         for i, name in enumerate(self.experts):
             losses[f"{name}.margin"] = margin_loss(
                 logits[:, i],

@@ -1,0 +1,214 @@
+"""The zero-shot-image-classification pipeline of DEDN: classes by name, or by a description nobody trained on.
+
+As transformers' own pipeline of that task, but class names are not read by a text encoder: they are classes of the
+model, or come with the attributes that describe them.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.utils import httpx
+from PIL import Image, UnidentifiedImageError
+from transformers import Pipeline
+from transformers.image_utils import load_image
+
+from .attribute_table import AttributeTable, near_names
+from .configuration_dedn import CUSTOM_PIPELINES
+
+
+class DEDNPipeline(Pipeline):
+    """Classifies images among named or described classes.
+
+    Example:
+
+    ```python
+    classify = pipeline("zero-shot-image-classification", model="user/dedn-birds", trust_remote_code=True)
+    classify("bird.jpg", top_k=5)  # all classes of the model
+    classify("bird.jpg", candidate_labels=["Cardinal", "Bobolink"])
+    classify("bird.jpg", candidate_labels={"Cardinal": None, "My bird": {"has_bill_shape::hooked": 80}})
+    ```
+
+    Where this package is installed, `pipeline(..., pipeline_class=DEDNPipeline)` does without `trust_remote_code`.
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.model.config.custom_pipelines = CUSTOM_PIPELINES  # `pipeline` puts classes there, which JSON cannot hold
+
+    def __call__(self, images: Any = None, candidate_labels: Any = None, **kwargs) -> list:
+        """Classify one image or several.
+
+        Args:
+            images: a path, a URL, a base64 string, bytes, a PIL image; or a list, generator or data set of these.
+            candidate_labels: names of classes of the model (default: all); or a mapping of names to descriptions,
+                `{attribute: value}` in the scale of the model's attribute table, or all A values, or None for a class
+                of the model. An attribute that a description leaves out has the mean value of the model's classes.
+            top_k: give this many of the best classes only.
+            timeout: seconds to wait for an image from a URL.
+            batch_size: images that go through the model together.
+
+        Returns:
+            `[{"label": str, "score": float}, ...]`, best first; scores are 0..1 and sum to 1 over the candidates. For
+            a list of images, a list of such lists; for a generator or a data set, an iterator over them.
+
+        Raises:
+            ValueError: unknown class or attribute (with near names), a broken image, no candidates.
+        """
+        if images is None:
+            images = kwargs.pop("inputs", None)
+        if images is None:
+            raise ValueError("Pass an image: a path, a URL, bytes or a PIL image, or a list of these.")
+        if isinstance(images, list | tuple):
+            images = list(images)
+            if not images:
+                return []
+        return super().__call__(images, candidate_labels=candidate_labels, **kwargs)
+
+    def _sanitize_parameters(
+        self, candidate_labels: Any = None, top_k: int | None = None, timeout: float | None = None, **unknown
+    ) -> tuple[dict, dict, dict]:
+        unknown.pop("hypothesis_template", None)  # clients of the task send it; there is no text encoder to use it
+        if unknown:
+            raise ValueError(f"No parameter {next(iter(unknown))!r}; there are candidate_labels, top_k and timeout.")
+        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+            raise ValueError(f"top_k is {top_k!r}; it must be a whole number, 1 or more.")
+        forward, postprocess = {}, {}
+        if candidate_labels is not None:
+            table = candidate_table(self.model.attribute_table, candidate_labels)
+            forward, postprocess = {"candidates": table}, {"class_names": table.class_names}
+        if top_k is not None:
+            postprocess["top_k"] = top_k
+        return ({} if timeout is None else {"timeout": timeout}), forward, postprocess
+
+    def preprocess(self, image: Any, timeout: float | None = None) -> dict:
+        return dict(self.image_processor(images=[open_image(image, timeout)], return_tensors="pt"))
+
+    def _forward(self, inputs: dict, candidates: AttributeTable | None = None) -> dict:
+        output = self.model(**inputs)
+        if candidates is None:
+            return {"logits": output.logits}
+        return {"logits": self.model.score_classes(output.attribute_scores, candidates)}
+
+    def postprocess(
+        self, outputs: dict, class_names: Sequence[str] | None = None, top_k: int | None = None
+    ) -> list[dict]:
+        scores = outputs["logits"][0].float().softmax(dim=-1)
+        best = torch.argsort(scores, descending=True, stable=True)[:top_k]
+        names = self.model.config.id2label if class_names is None else class_names
+        return [{"label": names[i], "score": scores[i].item()} for i in best.tolist()]
+
+
+def candidate_table(table: AttributeTable, candidates: Sequence[str] | Mapping[str, Any]) -> AttributeTable:
+    """The classes to choose among, K'.
+
+    Args:
+        table: the classes that the model knows.
+        candidates: names of these, or names with a description, as in `DEDNPipeline.__call__`. A description of a name
+            that the model knows replaces the model's own.
+
+    Raises:
+        ValueError: unknown class or attribute, no candidates, the same name twice, values that are no numbers.
+    """
+    if isinstance(candidates, str) or not isinstance(candidates, Mapping | Sequence):
+        raise ValueError(
+            f"candidate_labels is {candidates!r}; pass a list of class names, or a mapping of names to descriptions."
+        )
+    if not len(candidates):
+        raise ValueError("candidate_labels is empty; name at least one class, or leave it out for all classes.")
+    described = dict(candidates) if isinstance(candidates, Mapping) else dict.fromkeys(candidates)
+    if len(described) < len(candidates):
+        raise ValueError("candidate_labels names a class twice; name each once.")
+    position = {name: i for i, name in enumerate(table.class_names)}
+    rows, roles = [], []
+    for name, description in described.items():
+        if description is not None:
+            rows.append(described_class(table, name, description))
+            roles.append("unseen")
+        elif name in position:
+            rows.append(table.class_attributes[position[name]])
+            roles.append(table.roles[position[name]])
+        else:
+            raise ValueError(
+                f"The model knows no class {name!r}.{near_names(str(name), position)} "
+                f"A new class needs a description: candidate_labels={{{name!r}: {{attribute: value, ...}}}}."
+            )
+    return table.replace(class_names=list(described), class_attributes=np.stack(rows), roles=roles)
+
+
+def described_class(
+    table: AttributeTable, name: str, description: Mapping[str, float] | Sequence[float]
+) -> np.ndarray:
+    """Class attributes, A, from a description: all values, or some by attribute name and the mean for the others."""
+    count = table.num_attributes
+    if isinstance(description, Mapping):
+        position = {attribute: i for i, attribute in enumerate(table.attribute_names)}
+        unknown = [attribute for attribute in description if attribute not in position]
+        if unknown:
+            raise ValueError(
+                f"{name!r}: the model has no attribute {unknown[0]!r}.{near_names(str(unknown[0]), position)}"
+            )
+        places = [position[attribute] for attribute in description]
+        given, values = list(description.values()), table.class_attributes.mean(axis=0)
+    else:
+        places, given, values = list(range(count)), list(description), np.zeros(count, np.float32)
+    if not given or len(given) != len(places):
+        raise ValueError(
+            f"{name!r} is described by {len(given)} values; give {{attribute: value, ...}} with at least one "
+            f"attribute, or all {count} values in the order of config.attribute_names."
+        )
+    try:
+        values[places] = np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name!r}: the values of a description must be numbers; they are {given!r:.200}.") from None
+    if not np.isfinite(values).all() or not values.any():
+        raise ValueError(f"{name!r}: the values of a description must be finite numbers, and not all of them zero.")
+    return values
+
+
+def open_image(image: Any, timeout: float | None = None) -> Image.Image:
+    """A picture as RGB, upright by its EXIF tag.
+
+    Args:
+        image: a path, a URL, a base64 string (with or without `data:image/...;base64,`), bytes, a PIL image.
+
+    Raises:
+        ValueError: none of these, or it does not decode.
+    """
+    shown = repr(image if len(image) < 100 else f"{image[:50]}...") if isinstance(image, str) else "The image"
+    try:
+        if isinstance(image, str) and not image.startswith(("http://", "https://")):
+            image = _bytes_of(image, shown)
+        if isinstance(image, bytes | bytearray):
+            image = Image.open(BytesIO(image))
+        return load_image(image, timeout=timeout)
+    except UnidentifiedImageError:
+        raise ValueError(f"{shown} is not an image. Give a JPEG, PNG or WebP file.") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{shown} does not decode: {error}. Give a whole JPEG, PNG or WebP file.") from error
+    except httpx.HTTPError as error:
+        raise ValueError(f"{shown} cannot be fetched: {error}.") from error
+    except TypeError:
+        raise ValueError(f"An image is a path, a URL, bytes or a PIL image, not {type(image).__name__}.") from None
+
+
+def _bytes_of(text: str, shown: str) -> bytes:
+    """The bytes behind a path or a base64 string; `shown` names it in an error."""
+    try:
+        with open(text, "rb") as file:
+            return file.read()
+    except (OSError, ValueError):  # no such file, or too long or odd for a file name
+        pass
+    try:
+        return base64.b64decode(text.split(",", 1)[1] if text.startswith("data:") else text, validate=True)
+    except (binascii.Error, IndexError, ValueError):
+        raise ValueError(f"{shown} is neither a file, a URL nor a base64 image.") from None
