@@ -41,7 +41,8 @@ class AttributeTable:
         attribute_embeddings: A x D, e.g. word vectors of the attribute names, or None.
 
     Raises:
-        ValueError: names not unique, shapes that disagree, values that are not finite, an all-zero row.
+        ValueError: names not unique or with spaces around them, shapes that disagree, values that are not finite, an
+            all-zero row.
     """
 
     class_names: list[str]
@@ -68,6 +69,12 @@ class AttributeTable:
             raise ValueError(f"An attribute table needs at least one class and one attribute; got {k} and {a}.")
         _require_unique(self.class_names, "class")
         _require_unique(self.attribute_names, "attribute")
+        for kind, names in (
+            ("class", self.class_names),
+            ("attribute", self.attribute_names),
+            ("group", self.attribute_groups or []),
+        ):
+            _require_fit_for_csv(names, kind)
         for name in self.attribute_names:
             if name.strip().lower() in CLASS_COLUMNS:
                 raise ValueError(f"An attribute cannot be called {name!r}, a column of its own in the CSV. Rename it.")
@@ -247,6 +254,17 @@ def _require_unique(names: list[str], kind: str, places: list[str] | None = None
         if name in seen:
             raise ValueError(f"{place}The {kind} name {name!r} stands twice. Rename or remove one of them.")
         seen.add(name)
+
+
+def _require_fit_for_csv(names: list[str], kind: str) -> None:
+    """Raise ValueError for a name that would not come back from a CSV file as it was."""
+    for name in names:
+        if name != name.strip() or "\r" in name or name.encode("utf-8", "replace").decode() != name:
+            raise ValueError(
+                f"The {kind} name {name!r} has spaces around it, a carriage return, or half a character. Clean it."
+            )
+        if name.lower() == GROUP_ROW:
+            raise ValueError(f"A {kind} cannot be called {name!r}, which marks the row of groups. Rename it.")
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:

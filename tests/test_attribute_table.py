@@ -291,3 +291,11 @@ def test_groups_that_cannot_be_made_are_refused_with_the_choices():
     for number in (1, 9):
         with pytest.raises(ValueError, match=f"num_groups is {number}; use 2 to 8"):
             group_attributes(small_table(), "co-occurrence", number)
+
+
+@pytest.mark.parametrize("name", [" bird", "bird\t", "bi\rrd", "\ud800", "#group", "#GROUP"])
+@pytest.mark.parametrize("kind", ["class_names", "attribute_names", "attribute_groups"])
+def test_names_that_a_csv_would_change_are_refused(kind, name):
+    names = {"class_names": ["a"], "attribute_names": ["b"], "attribute_groups": ["c"], kind: [name]}
+    with pytest.raises(ValueError, match="Clean it|Rename it"):
+        AttributeTable(**names, class_attributes=np.ones((1, 1)))
