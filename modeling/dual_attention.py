@@ -31,7 +31,7 @@ class Expert(nn.Module):
         names = list(dict.fromkeys(groups))
         order = sorted(range(len(groups)), key=lambda i: (names.index(groups[i]), i))
         self.group_sizes = [groups.count(name) for name in names]
-        self.rank = rank
+        self.rank, self.attentions = rank, attentions
 
         def matrix(rows: int, columns: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(len(names), rows, columns))
@@ -56,6 +56,11 @@ class Expert(nn.Module):
         for matrix in matrices:
             parts = [part @ group_matrix for part, group_matrix in zip(parts, matrix, strict=True)]
         return torch.cat(tuple(parts))[self.group_order.argsort()]
+
+    def queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each attention by its name."""
+        queries = {"region": self.region_queries, "channel": self.channel_queries}
+        return {name: query() for name, query in queries.items() if name in self.attentions}
 
     def region_queries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """V Q_r and V P_r, each A x C."""

@@ -25,7 +25,7 @@ MAX_ASPECT_RATIO = 50  # preprocessing enlarges the shorter side to a fixed leng
 MAX_CANDIDATES = 2000
 MAX_NAME_LENGTH = 500
 MAX_REDIRECTS = 3
-AZURE_HOST = ipaddress.ip_address("168.63.129.16")  # answers to virtual machines only, but looks public
+LOOKS_PUBLIC = [ipaddress.ip_network(inside) for inside in ("192.0.0.0/24", "168.63.129.16/32")]  # clouds' own hosts
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 URL_SAFE = "/?%:@!$&'()*+,;=~[]"
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
@@ -209,7 +209,12 @@ def is_public(address: str) -> bool:
             ip = ip.ipv4_mapped
         elif ip not in GLOBAL_UNICAST or ip.sixtofour or ip.teredo:
             return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip != AZURE_HOST
+    return (
+        ip.is_global
+        and not ip.is_multicast
+        and not ip.is_reserved
+        and not any(ip in inside for inside in LOOKS_PUBLIC)
+    )
 
 
 def public_addresses(host: str, port: int) -> list[str]:
@@ -235,6 +240,8 @@ def fetch(url: str, max_bytes: int, timeout: float) -> bytes:
                 if response.status != 200:
                     raise BadRequest(f"The URL of the image answers with status {response.status}.")
                 content = response.read(max_bytes + 1)
+            if time.monotonic() >= deadline:  # then it was cut off, which looks like its end
+                raise TimeoutError
             if len(content) > max_bytes:
                 raise BadRequest(f"The image behind the URL is larger than {max_bytes} bytes.", 413)
             return content
@@ -254,11 +261,14 @@ def _get(url: str, deadline: float) -> Iterator[http.client.HTTPResponse]:
         raise BadRequest("The URL of an image begins with http:// or https:// and a host.")
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname, parts.port or kind.default_port)  # with a socket of its own it looks up nothing
-    raw = _connect(public_addresses(parts.hostname, connection.port), connection.port, deadline)
-    with raw, _cut_off(raw, deadline):
-        connection.sock = raw
+    stream = _connect(public_addresses(parts.hostname, connection.port), connection.port, deadline)
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        stream = context.wrap_socket(stream, server_hostname=parts.hostname, do_handshake_on_connect=False)
+    with stream, _cut_off(stream, deadline):
         if parts.scheme == "https":
-            connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=parts.hostname)
+            stream.do_handshake()
+        connection.sock = stream
         target = quote(f"{parts.path or '/'}?{parts.query}".removesuffix("?"), safe=URL_SAFE)
         connection.request("GET", target, headers={"Accept": "image/*", "Connection": "close"})
         with connection.getresponse() as response:
@@ -273,12 +283,12 @@ def _connect(addresses: list[str], port: int, deadline: float) -> socket.socket:
 
 
 @contextmanager
-def _cut_off(raw: socket.socket, deadline: float) -> Iterator[None]:
+def _cut_off(stream: socket.socket, deadline: float) -> Iterator[None]:
     """End a connection at the deadline, however busy it is: a socket's own time-out starts again with every byte."""
 
     def cut() -> None:
         with suppress(OSError):
-            socket.socket.shutdown(raw, socket.SHUT_RDWR)
+            socket.socket.shutdown(stream, socket.SHUT_RDWR)
 
     timer = threading.Timer(max(deadline - time.monotonic(), 0), cut)
     timer.daemon = True

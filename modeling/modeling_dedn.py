@@ -34,6 +34,7 @@ from .losses import (
     seen_bias_vector,
     self_calibration_loss,
 )
+from .remembered import Remembered
 
 REQUIREMENTS = ("torch", "torchvision", "transformers", "timm", "safetensors", "huggingface-hub", "pillow")
 HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "tags", "commit_message", "create_pr")
@@ -94,6 +95,7 @@ class DEDNForZeroShot(PreTrainedModel):
         self.feature_norm = nn.BatchNorm2d(channels, affine=False) if config.standardize_features else nn.Identity()
         if config.normalize_scores:
             self.logit_scale = nn.Parameter(torch.empty(()))
+        self.remembered = Remembered()
         self.register_buffer("class_attributes", torch.zeros(config.num_labels, config.num_attributes))
         self.register_buffer("attribute_mean", torch.zeros(config.num_attributes))
         self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))
@@ -277,7 +279,8 @@ class DEDNForZeroShot(PreTrainedModel):
     def normalized_class_attributes(self, class_attributes: torch.Tensor | None = None) -> torch.Tensor:
         """T, K x A: rows of length 1, centred first where the model was trained so. Default: the model's classes."""
         if class_attributes is None:
-            class_attributes = self.class_attributes
+            own, mean = self.class_attributes, self.attribute_mean
+            return self.remembered("classes", (own, mean), lambda: self.normalized_class_attributes(own))
         return F.normalize(class_attributes - self.attribute_mean, dim=-1)
 
     def class_bias(self, seen: torch.Tensor) -> torch.Tensor:
@@ -329,6 +332,7 @@ class DEDNForZeroShot(PreTrainedModel):
     def train(self, mode: bool = True) -> "DEDNForZeroShot":
         """A frozen backbone stays in evaluation mode."""
         super().train(mode)
+        self.remembered.forget()
         if self.backbone is not None and self.config.freeze_backbone:
             self.backbone.eval()
         return self
@@ -411,16 +415,30 @@ class DEDNForZeroShot(PreTrainedModel):
         features = F.normalize(features.flatten(2), dim=1)
         if self.training and self.config.feature_dropout:
             features = F.dropout1d(features, self.config.feature_dropout)
-        experts, scores, region_maps = self.experts.values(), [], None
-        if "region" in self.config.attentions:
-            keys, values = (torch.cat(q) for q in zip(*(e.region_queries() for e in experts), strict=True))
-            region_maps = region_attention(features, keys, values).unflatten(1, (len(experts), -1))
+        queries, scores, region_maps = self.queries(), [], None
+        if "region" in queries:
+            region_maps = region_attention(features, *queries["region"]).unflatten(1, (len(self.experts), -1))
             scores.append(region_maps.sum(dim=-1))
-        if "channel" in self.config.attentions:
-            keys, values = (torch.cat(q) for q in zip(*(e.channel_queries() for e in experts), strict=True))
+        if "channel" in queries:
             fused = self.config._attn_implementation != "eager"
-            scores.append(channel_attention(features, keys, values, fused).unflatten(1, (len(experts), -1)))
+            channel_scores = channel_attention(features, *queries["channel"], fused)
+            scores.append(channel_scores.unflatten(1, (len(self.experts), -1)))
         return torch.stack(scores, dim=2), region_maps
+
+    def queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of each attention, the experts' stacked: V Q_r and V P_r (EA x C), V Q_c and V P_c (EA x R).
+
+        Without autograd, they are computed once and kept until the weights change.
+        """
+
+        def stacked() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+            of_experts = [expert.queries() for expert in self.experts.values()]
+            return {
+                name: tuple(map(torch.cat, zip(*(queries[name] for queries in of_experts), strict=True)))
+                for name in of_experts[0]
+            }
+
+        return self.remembered("queries", tuple(self.experts.parameters()), stacked)
 
     def mix_attentions(self, scores: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """B x E x 2 x A to B x E x A: the sum of both attentions in training, their weighted mean in evaluation."""

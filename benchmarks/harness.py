@@ -1,0 +1,93 @@
+"""What every benchmark needs: alternating measurements, ratios, and a record of where they were made.
+
+These numbers compare two things on one machine; absolute times of a shared machine mean little.
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "torchvision", "timm", "transformers", "accelerate", "datasets", "numpy", "pillow")
+
+
+def alternate(contestants: dict[str, Callable[[], object]], repeats: int = 5, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of each contestant. They take turns, so that a busy moment of the machine hits all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(warmup + repeats):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if turn >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def in_own_process(script: str | Path, *arguments: str) -> dict:
+    """What a script prints as its last line, JSON, from a process of its own: for peak memory and start-up."""
+    command = [sys.executable, str(script), *arguments]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory` start from now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory that this process has needed at most."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+
+def resident_memory() -> int:
+    """Bytes of resident memory that this process needs now."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def environment() -> dict:
+    """Machine and versions that the numbers belong to."""
+    import torch
+
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def report(name: str, rows: list[dict], note: str = "") -> None:
+    """Print the rows as a table, and write them to results/NAME.json with the environment."""
+    columns = list(rows[0])
+    cells = [columns, *[[_shown(row.get(column)) for column in columns] for row in rows]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    print(f"\n{name}" + (f": {note}" if note else ""))
+    for line in cells:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    RESULTS.mkdir(exist_ok=True)
+    record = {"benchmark": name, "note": note, "environment": environment(), "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _cpu_name() -> str:
+    with open("/proc/cpuinfo") as cpuinfo:
+        return next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")
