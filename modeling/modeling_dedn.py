@@ -288,11 +288,12 @@ class DEDNForZeroShot(PreTrainedModel):
         bias = seen_bias_vector(seen, self.config.seen_bias, self.class_attributes.dtype)
         return bias + self.config.calibration_bias * ~seen
 
-    def score_classes(self, attribute_scores: torch.Tensor, table: AttributeTable) -> torch.Tensor:
+    def score_classes(self, attribute_scores: torch.Tensor, table: AttributeTable | None = None) -> torch.Tensor:
         """Logits of any classes, without changing the model's own.
 
         Args:
-            attribute_scores: B x A, from `forward`. table: K' classes; columns are matched by attribute name.
+            attribute_scores: B x A, from `forward` or `score_attributes`. table: K' classes, columns matched by
+                attribute name; default: the model's own classes.
 
         Returns:
             B x K'.
@@ -300,6 +301,8 @@ class DEDNForZeroShot(PreTrainedModel):
         Raises:
             ValueError: an attribute is missing.
         """
+        if table is None:
+            return attribute_scores @ self.normalized_class_attributes().T + self.class_bias(self.seen)
         table = table.select_attributes(self.config.attribute_names)
         class_attributes = torch.from_numpy(table.class_attributes).to(attribute_scores)
         seen = torch.from_numpy(table.seen).to(attribute_scores.device)
@@ -315,6 +318,42 @@ class DEDNForZeroShot(PreTrainedModel):
             self.config.attribute_groups,
             ["train" if seen else "unseen" for seen in self.seen.tolist()],
         )
+
+    @torch.no_grad()
+    def score_attributes(
+        self, pixel_values: torch.Tensor | None = None, features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The `attribute_scores` of `forward`, B x A, without a look at the classes. Arguments and errors as there."""
+        scores, _ = self.attend(self.feature_map(pixel_values, features))
+        return (self.expert_weights(scores) * self.scale_scores(self.mix_attentions(scores))).sum(dim=1)
+
+    @torch.no_grad()
+    def top_classes(
+        self, attribute_scores: torch.Tensor, k: int = 5, chunk_size: int = 65536
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best of the model's own classes, without a B x K matrix: for very many classes.
+
+        Args:
+            attribute_scores: B x A. k: how many classes (all, where there are fewer). chunk_size: classes at a time.
+
+        Returns:
+            Logits B x k, best first; labels B x k; and the log of the sum of exp(logit) over all K classes, B.
+        """
+        sources = (self.class_attributes, self.attribute_mean)
+        lengths = self.remembered("lengths", sources, lambda: _row_lengths(*sources, chunk_size))
+        offset = attribute_scores @ self.attribute_mean
+        best, labels, totals = [], [], []
+        for start in range(0, len(lengths), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = (attribute_scores @ self.class_attributes[chunk].T - offset[:, None]) / lengths[chunk]
+            logits = logits + self.class_bias(self.seen[chunk])
+            values, indices = logits.topk(min(k, logits.shape[1]))
+            best.append(values)
+            labels.append(indices + start)
+            totals.append(logits.logsumexp(dim=1))
+        best, labels = torch.cat(best, dim=1), torch.cat(labels, dim=1)
+        best, order = best.topk(min(k, best.shape[1]))
+        return best, labels.gather(1, order), torch.stack(totals).logsumexp(dim=0)
 
     # Backbone -----------------------------------------------------------------------------------------------------
 
@@ -375,21 +414,11 @@ class DEDNForZeroShot(PreTrainedModel):
         Raises:
             ValueError: neither or both inputs, a shape unlike the model's, labels out of range.
         """
-        if (pixel_values is None) == (features is None):
-            raise ValueError("Pass either pixel_values (B x 3 x image_size x image_size) or features (B x C x H x W).")
-        if features is None:
-            features = self.extract_features(pixel_values)
-        if list(features.shape[1:]) != list(self.config.feature_shape):
-            raise ValueError(
-                f"features have shape {tuple(features.shape)}; this model takes B x "
-                f"{' x '.join(map(str, self.config.feature_shape))}."
-            )
-        scores, region_maps = self.attend(features)
+        scores, region_maps = self.attend(self.feature_map(pixel_values, features))
         class_attributes = self.normalized_class_attributes()
         attribute_scores = self.scale_scores(self.mix_attentions(scores))
         logits = self.class_logits(attribute_scores, class_attributes)
-        coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
-        weights = scores.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
+        weights = self.expert_weights(scores)
         prediction = (weights * logits).sum(dim=1)
         losses = None if labels is None else self.compute_losses(scores, class_attributes, labels)
         output = DEDNOutput(
@@ -401,6 +430,24 @@ class DEDNForZeroShot(PreTrainedModel):
             **{f"{name}_logits": logits[:, i] for i, name in enumerate(self.experts)},
         )
         return output if return_dict in (None, True) else output.to_tuple()
+
+    def feature_map(self, pixel_values: torch.Tensor | None, features: torch.Tensor | None) -> torch.Tensor:
+        """The input as a feature map, B x C x H x W. Raises ValueError as `forward`."""
+        if (pixel_values is None) == (features is None):
+            raise ValueError("Pass either pixel_values (B x 3 x image_size x image_size) or features (B x C x H x W).")
+        if features is None:
+            features = self.extract_features(pixel_values)
+        if list(features.shape[1:]) != list(self.config.feature_shape):
+            raise ValueError(
+                f"features have shape {tuple(features.shape)}; this model takes B x "
+                f"{' x '.join(map(str, self.config.feature_shape))}."
+            )
+        return features
+
+    def expert_weights(self, like: torch.Tensor) -> torch.Tensor:
+        """Weight of each expert in the prediction, E x 1, summing to 1."""
+        coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
+        return like.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
 
     def attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Dual attention of all experts in one pass.
@@ -495,6 +542,11 @@ class DEDNForZeroShot(PreTrainedModel):
         """The weighted sum: a term 'coarse.margin' or 'distillation' is weighted by `config.<kind>_weight`."""
         weights = {name: getattr(self.config, f"{name.split('.')[-1]}_weight") for name in losses}
         return sum(weight * losses[name] for name, weight in weights.items() if weight)
+
+
+def _row_lengths(class_attributes: torch.Tensor, mean: torch.Tensor, chunk_size: int) -> torch.Tensor:
+    """Lengths of the centred rows, K, without a copy of the whole K x A table."""
+    return torch.cat([(rows - mean).norm(dim=1) for rows in class_attributes.split(chunk_size)]).clamp_min(1e-12)
 
 
 DEDNForZeroShot.register_for_auto_class("AutoModelForZeroShotImageClassification")

@@ -6,6 +6,7 @@ model, or come with the attributes that describe them.
 
 import base64
 import binascii
+import itertools
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -19,6 +20,8 @@ from transformers.image_utils import load_image
 
 from .attribute_table import AttributeTable, near_names
 from .configuration_dedn import CUSTOM_PIPELINES
+
+MANY_CLASSES = 16384  # beyond, the best are found without a score for every class
 
 
 class DEDNPipeline(Pipeline):
@@ -88,24 +91,30 @@ class DEDNPipeline(Pipeline):
             forward, postprocess = {"candidates": table}, {"class_names": table.class_names}
         if top_k is not None:
             postprocess["top_k"] = top_k
+            if candidate_labels is None and self.model.config.num_labels > MANY_CLASSES:
+                forward["best_only"] = top_k
         return ({} if timeout is None else {"timeout": timeout}), forward, postprocess
 
     def preprocess(self, image: Any, timeout: float | None = None) -> dict:
         return dict(self.image_processor(images=[open_image(image, timeout)], return_tensors="pt"))
 
-    def _forward(self, inputs: dict, candidates: AttributeTable | None = None) -> dict:
-        output = self.model(**inputs)
-        if candidates is None:
-            return {"logits": output.logits}
-        return {"logits": self.model.score_classes(output.attribute_scores, candidates)}
+    def _forward(
+        self, inputs: dict, candidates: AttributeTable | None = None, best_only: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        attribute_scores = self.model.score_attributes(**inputs)
+        if best_only is not None:
+            logits, labels, log_totals = self.model.top_classes(attribute_scores, best_only)
+            return {"scores": (logits - log_totals[:, None]).float().exp(), "labels": labels}
+        logits = self.model.score_classes(attribute_scores, candidates)
+        scores, labels = logits.float().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        return {"scores": scores, "labels": labels}
 
     def postprocess(
         self, outputs: dict, class_names: Sequence[str] | None = None, top_k: int | None = None
     ) -> list[dict]:
-        scores = outputs["logits"][0].float().softmax(dim=-1)
-        best = torch.argsort(scores, descending=True, stable=True)[:top_k]
         names = self.model.config.id2label if class_names is None else class_names
-        return [{"label": names[i], "score": scores[i].item()} for i in best.tolist()]
+        best = zip(outputs["labels"][0].tolist(), outputs["scores"][0].tolist(), strict=True)
+        return [{"label": names[label], "score": score} for label, score in itertools.islice(best, top_k)]
 
 
 def candidate_table(table: AttributeTable, candidates: Sequence[str] | Mapping[str, Any]) -> AttributeTable:

@@ -681,3 +681,30 @@ def test_an_expert_keeps_attributes_in_their_order_whatever_the_groups():
 
 def test_the_order_of_experts_in_the_configuration_changes_nothing():
     assert DEDNConfig(experts=["fine", "coarse"]).experts == ["coarse", "fine"]
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"normalize_scores": True, "center_attributes": True, "calibration_bias": 0.4}]
+)
+@torch.no_grad()
+def test_logits_follow_from_attribute_scores(config):
+    model = DEDNForZeroShot.from_timm(None, small_table(), feature_shape=[6, 2, 2], **config).eval()
+    features = torch.randn(3, 6, 2, 2)
+    output = model(features=features)
+    torch.testing.assert_close(model.score_attributes(features=features), output.attribute_scores)
+    expected = output.attribute_scores @ model.normalized_class_attributes().T + model.class_bias(model.seen)
+    torch.testing.assert_close(output.logits, expected)
+    torch.testing.assert_close(model.score_classes(output.attribute_scores), output.logits)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+@pytest.mark.parametrize("k", [1, 3, 50])
+@torch.no_grad()
+def test_the_best_classes_are_those_of_the_logits_whatever_the_chunks(chunk_size, k):
+    model = DEDNForZeroShot.from_timm(None, small_table(classes=9), feature_shape=[6, 2, 2], **COSINE).eval()
+    output = model(features=torch.randn(4, 6, 2, 2))
+    best, labels, log_totals = model.top_classes(output.attribute_scores, k, chunk_size)
+    expected, expected_labels = output.logits.topk(min(k, 9))
+    torch.testing.assert_close(best, expected)
+    assert torch.equal(labels, expected_labels)
+    torch.testing.assert_close(log_totals, output.logits.logsumexp(dim=1))

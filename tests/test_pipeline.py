@@ -112,6 +112,15 @@ def test_top_k_keeps_the_scores_of_all_classes(classify):
     assert classify(pil_image(), top_k=2) == classify(pil_image())[:2]
 
 
+def test_with_very_many_classes_the_best_have_the_same_scores(classify, monkeypatch):
+    expected = classify(pil_image())[:3]
+    monkeypatch.setattr("dedn_hf.modeling.pipeline_dedn.MANY_CLASSES", 3)
+    monkeypatch.setattr(type(classify.model), "score_classes", None)  # no score for every class
+    answer = classify(pil_image(), top_k=3)
+    assert [entry["label"] for entry in answer] == [entry["label"] for entry in expected]
+    assert as_dict(answer) == pytest.approx(as_dict(expected), abs=1e-6)
+
+
 def test_candidates_by_name_share_all_of_the_probability(model, classify):
     names = ["bird c", "bird f"]  # one seen, one unseen
     answer = as_dict(classify(pil_image(), candidate_labels=names))
