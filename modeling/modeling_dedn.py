@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, PreTrainedModel
@@ -239,16 +239,16 @@ class DEDNForZeroShot(PreTrainedModel):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
-            has_card = api.file_exists(repo_id, "README.md", revision=revision)
-            if tags and not has_card:
-                card = ModelCard.load(Path(folder) / "README.md")
+            files = {path.name: path for path in Path(folder).iterdir()}
+            if api.file_exists(repo_id, "README.md", revision=revision):
+                del files["README.md"]
+            elif tags:
+                card = ModelCard.load(files["README.md"])
                 card.data.tags = sorted({*(card.data.tags or []), *tags})
-                card.save(Path(folder) / "README.md")
-            ignored = ["README.md"] if has_card else None
+                card.save(files["README.md"])
+            operations = [CommitOperationAdd(name, path) for name, path in files.items()]
             commit.setdefault("commit_message", "Upload DEDNForZeroShot")
-            return api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, ignore_patterns=ignored, **commit
-            )
+            return api.create_commit(repo_id, operations, revision=revision, **commit)
 
     def image_processor(self) -> CLIPImageProcessor:
         """Resize of the shorter side, centre crop and normalisation, as the backbone was trained with."""

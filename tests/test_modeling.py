@@ -683,9 +683,10 @@ def test_the_order_of_experts_in_the_configuration_changes_nothing():
     assert DEDNConfig(experts=["fine", "coarse"]).experts == ["coarse", "fine"]
 
 
-@pytest.mark.parametrize(
-    "config", [{}, {"normalize_scores": True, "center_attributes": True, "calibration_bias": 0.4}]
-)
+COSINE = {"normalize_scores": True, "center_attributes": True, "calibration_bias": 0.4}
+
+
+@pytest.mark.parametrize("config", [{}, COSINE])
 @torch.no_grad()
 def test_logits_follow_from_attribute_scores(config):
     model = DEDNForZeroShot.from_timm(None, small_table(), feature_shape=[6, 2, 2], **config).eval()
