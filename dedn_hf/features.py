@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import os
 import shutil
 from collections.abc import Sequence
@@ -52,11 +53,16 @@ class FeatureCache:
             raise ValueError(
                 f"{path} is not the {size} bytes that its {IDENTITY_FILE} promises. Delete {self.folder}."
             )
-        self._bits = np.memmap(path, dtype=np.uint16, mode="r", shape=self.shape)
+        with open(path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bits = np.frombuffer(self._map, np.uint16).reshape(self.shape)
         self._row = {file: row for row, file in enumerate(self.identity["files"])}
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __reduce__(self) -> tuple:
+        return FeatureCache, (self.folder,)  # a worker process opens the file itself
 
     def rows(self, files: Sequence[str]) -> np.ndarray:
         """Row of each file. Raises ValueError for a file that the cache does not hold."""
@@ -69,7 +75,10 @@ class FeatureCache:
 
     def read(self, rows: Sequence[int]) -> torch.Tensor:
         """B x C x H x W, float16 or bfloat16, copied out of the file."""
-        return torch.from_numpy(self._bits[rows]).view(self.dtype)
+        features = torch.from_numpy(self._bits[rows]).view(self.dtype)
+        if hasattr(mmap, "MADV_DONTNEED"):  # else what was read once would stay in this process, in the end all of it
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return features
 
     def require(self, identity: dict) -> None:
         """Raise ValueError, naming what differs, unless the cache was made from exactly this."""
