@@ -1,5 +1,7 @@
 # make quickstart   install what is needed into .venv, and run examples/quickstart.py
 # make test         install what the tests need into .venv, then lint, format check and tests
+# make cards        write model_cards/*.md again, from the records in docs/runs
+# make space        install the extra `space`, and start the app in examples/space on the quickstart's model
 # make lint, make format, make clean
 #
 # Another interpreter:  make test PYTHON=python3.12
@@ -10,18 +12,29 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
+MODEL ?= runs/quickstart
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test cards space lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
 test: lint
 	$(BIN)/python -m pytest
+
+# The models of the table in README.md; the card is about the first seed.
+cards: $(VENV)/.installed
+	$(BIN)/python -m dedn_hf.card docs/runs/row1-seed*.json --out model_cards/cub50-published-protocol.md
+	$(BIN)/python -m dedn_hf.card docs/runs/row2-seed*.json --out model_cards/cub50-published-recipe.md
+	$(BIN)/python -m dedn_hf.card docs/runs/row3-seed*.json --out model_cards/cub50-calibrated.md
+	$(BIN)/python -m dedn_hf.card docs/runs/row4-seed*.json --out model_cards/cub50-finetuned.md
+
+space: $(VENV)/.installed-space
+	$(BIN)/python examples/space/app.py $(MODEL)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -34,16 +47,20 @@ format: $(VENV)/.installed-test
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/.installed $(VENV)/.installed-test
+	rm -f $(VENV)/.installed $(VENV)/.installed-space $(VENV)/.installed-test
 
 # The stamps say when the environment was last installed, so that nothing is installed twice.
 $(VENV)/.installed: $(PACKAGING) | $(BIN)/python
 	$(INSTALL) -e .
 	@touch $@
 
+$(VENV)/.installed-space: $(PACKAGING) | $(BIN)/python
+	$(INSTALL) -e ".[space]"
+	@touch $(VENV)/.installed $@
+
 $(VENV)/.installed-test: $(PACKAGING) | $(BIN)/python
 	$(INSTALL) -e ".[test]"
-	@touch $(VENV)/.installed $@
+	@touch $(VENV)/.installed $(VENV)/.installed-space $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

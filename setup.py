@@ -29,7 +29,19 @@ REQUIRED = [
     "tqdm>=4.70",
     "scikit-learn>=1.7",
 ]
-TEST = ["packaging>=26.3", "pytest>=9.2", "ruff>=0.17.6", "setuptools>=84", "tensorboard>=2.21"]
+SPACE = ["gradio>=6.31"]
+SERVE = ["starlette>=1.7", "uvicorn>=0.54"]
+TEST = [
+    *SERVE,
+    *SPACE,
+    "hypothesis>=6.170",
+    "packaging>=26.3",
+    "playwright>=1.65",
+    "pytest>=9.2",
+    "ruff>=0.17.6",
+    "setuptools>=84",
+    "tensorboard>=2.21",
+]
 DEV = [*TEST, "build>=1.2"]
 
 
@@ -55,11 +67,11 @@ setup(
     license_files=["LICENSE"],
     keywords="zero-shot-learning generalized-zero-shot-learning attributes image-classification pytorch transformers",
     python_requires=">=3.10",
-    package_dir={"dedn_hf": "dedn_hf", "dedn_hf.modeling": "modeling"},
-    packages=["dedn_hf", "dedn_hf.data", "dedn_hf.metrics", "dedn_hf.modeling"],
-    package_data={"dedn_hf.data": ["metadata/*"]},
+    package_dir={"dedn_hf": "dedn_hf", "dedn_hf.modeling": "modeling", "dedn_hf.model_cards": "model_cards"},
+    packages=["dedn_hf", "dedn_hf.data", "dedn_hf.metrics", "dedn_hf.model_cards", "dedn_hf.modeling"],
+    package_data={"dedn_hf.data": ["metadata/*"], "dedn_hf.model_cards": ["template.md"]},
     install_requires=REQUIRED,
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["dedn = dedn_hf.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from dedn_hf import __version__
+from dedn_hf.card import write_card
 from dedn_hf.features import FeatureCache
 from dedn_hf.metrics.scores import calibrate, gzsl_scores
+from dedn_hf.record import Stopwatch, count_images, describe_data, describe_model, surroundings
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.tasks import Inputs, Task, test_task, validation_task
 from dedn_hf.training import fit
@@ -56,10 +54,11 @@ class Experiment:
 
 
 def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, accelerator: Accelerator) -> dict:
-    """Train, choose, test; `output` then holds the model (`from_pretrained` loads it) and run.json.
+    """Train, choose, test; `output` then holds the model (`from_pretrained` loads it), run.json and the model's card.
 
     Returns:
-        What run.json holds: 'results' with T1, U, S, H, AUSUC (0..1), the protocol, histories, settings, versions.
+        What run.json holds: 'results' with T1, U, S, H, AUSUC (0..1), the protocol, histories, settings, versions,
+        and what the card says besides: data, model, hardware, time.
 
     Raises:
         FileExistsError: `output` holds a finished run. ValueError: settings and data do not fit.
@@ -71,16 +70,17 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
         raise ValueError(
             "train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache."
         )
+    stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
     output.mkdir(parents=True, exist_ok=True)
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
     bias = 0.0
     if settings.select_on == "val":
         record["selection"], settings, bias = select(experiment, settings, output, accelerator)
+        stopwatch.lap("selection")
     splits, table = experiment.load(False)
     task = test_task(splits, table)
     model = new_model(experiment, table, settings)
-    if record["selection"] is not None:
-        model.config.calibration_bias = bias
+    model.config.calibration_bias += bias  # it was chosen on top of what the settings give
     cache = open_cache(experiment, model, accelerator)
     keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
     final = TrainingSettings.from_dict(settings.to_dict())
@@ -88,12 +88,17 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
         final.evaluate_every = final.epochs
     inputs, checkpoints = inputs_of(task, model, settings, cache), output / CHECKPOINTS
     history = fit(model, task, inputs, final, accelerator, checkpoints, keeper)
+    stopwatch.lap("training")
     chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
     record.update(results=chosen, history=history.epochs, calibration_bias=model.config.calibration_bias)
-    record.update(surroundings(experiment, settings))
+    record.update(surroundings(accelerator), time=stopwatch.record)
+    record.update(settings=settings.to_dict(), experiment=experiment.describe)
+    record.update(cached_features=experiment.features is not None)
+    record.update(data=describe_data(splits, table, experiment.describe), model=describe_model(model))
     if accelerator.is_main_process:
         table.save(output)
-        write_json(output / RUN_FILE, record)
+        write_card(output, [record])
+        write_json(output / RUN_FILE, record)  # last: it says that the folder is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
     accelerator.wait_for_everyone()
     return record
@@ -126,7 +131,8 @@ def select(
     chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
     accelerator.free_memory()  # else the next checkpoints would hold this model too
     final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
-    return {"chosen": chosen, "history": history.epochs}, final, chosen.get("calibration_bias", 0.0)
+    record = {"chosen": chosen, "history": history.epochs, "images": count_images(splits)}
+    return record, final, chosen.get("calibration_bias", 0.0)
 
 
 def calibrated_scores(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray, bias: float) -> dict:
@@ -169,18 +175,6 @@ class Best:
     def __call__(self, model: DEDNForZeroShot, epoch: dict, predictions: tuple) -> None:
         if self.accelerator.is_main_process and (epoch["best_so_far"] or not self.keep_best):
             model.save_pretrained(self.folder)
-
-
-def surroundings(experiment: Experiment, settings: TrainingSettings) -> dict:
-    """Settings, versions and hardware, for run.json."""
-    packages = ("torch", "timm", "transformers", "accelerate", "datasets", "numpy")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "settings": settings.to_dict(),
-        "experiment": experiment.describe,
-        "versions": {"dedn_hf": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
-        "hardware": {"machine": platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu},
-    }
 
 
 def write_json(path: Path, content: dict) -> None:

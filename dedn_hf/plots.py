@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 # Okabe and Ito's palette, told apart with any colour vision.
 VERMILLION, BLUE, GREY = "#D55E00", "#0072B2", "#9A9A9A"
+GREEN, BLACK = "#009E73", "#000000"
 HEAT = LinearSegmentedColormap.from_list("heat", [(*to_rgb(VERMILLION), 0.0), (*to_rgb(VERMILLION), 0.9)])
 TEXT_SIZE, TITLE_SIZE = 9, 10
+ACCURACY_STYLES = {"T1": (GREEN, "^"), "U": (VERMILLION, "o"), "S": (BLUE, "s"), "H": (BLACK, "D")}
 
 
 def upsample(region_map: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -96,4 +99,49 @@ def figure_explaining(
             if row == 0:
                 panels[row, column].set_title(name, fontsize=TITLE_SIZE)
     right.supxlabel("Where each expert found the attribute (orange: strongest)", fontsize=TEXT_SIZE)
+    return figure
+
+
+def draw_accuracies(axes: Axes, epochs: Sequence[dict]) -> None:
+    """T1, U, S and H, in percent, of the epochs that were evaluated."""
+    evaluated = [epoch for epoch in epochs if "H" in epoch]
+    for name, (colour, marker) in ACCURACY_STYLES.items():
+        scores = [100 * epoch[name] for epoch in evaluated]
+        style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 2 if name == "H" else 1.2}
+        every = max(1, len(evaluated) // 20)  # more markers than that would run into each other
+        axes.plot([epoch["epoch"] for epoch in evaluated], scores, label=name, markevery=every, clip_on=False, **style)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("accuracy (%)", fontsize=TEXT_SIZE)
+
+
+def figure_training(phases: Mapping[str, Sequence[dict]], chosen: Mapping[str, int] | None = None) -> Figure:
+    """Loss and accuracies over the epochs, one row for each phase of a training run.
+
+    Args:
+        phases: title -> epochs as `run` records them: dicts with 'epoch' (1, 2, ...), 'loss' and, where evaluated,
+            'T1', 'U', 'S' and 'H' (0..1). chosen: title -> the epoch that was chosen there, marked by a line.
+
+    Raises:
+        ValueError: no phase, or one without an epoch.
+    """
+    if not phases or not all(phases.values()):
+        raise ValueError("There is nothing to draw: give at least one phase, each with at least one epoch.")
+    figure = Figure(figsize=(8, 0.4 + 2.3 * len(phases)), layout="constrained", dpi=110)
+    panels = figure.subplots(len(phases), 2, squeeze=False)
+    for (losses, accuracies), (title, epochs) in zip(panels, phases.items(), strict=True):
+        mark = "." if len(epochs) <= 40 else None
+        losses.plot([e["epoch"] for e in epochs], [e["loss"] for e in epochs], color=BLACK, marker=mark, label="loss")
+        losses.set_ylabel("loss", fontsize=TEXT_SIZE)
+        losses.set_title(title, fontsize=TITLE_SIZE, loc="left")
+        draw_accuracies(accuracies, epochs)
+        for axes in (losses, accuracies):
+            axes.set_xlim(0.5, max(e["epoch"] for e in epochs) + 0.5)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.tick_params(labelsize=TEXT_SIZE)
+            axes.spines[["top", "right"]].set_visible(False)
+            if chosen and title in chosen:
+                axes.axvline(chosen[title], color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
+        accuracies.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    for axes in panels[-1]:
+        axes.set_xlabel("epoch", fontsize=TEXT_SIZE)
     return figure

@@ -36,6 +36,15 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def without_paths(options: dict) -> dict:
+    """Options as they go into run.json, which is published: of files and folders their names only."""
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
+        for key, value in options.items()
+        if key != "data_dir"
+    }
+
+
 def main() -> None:
     """Read the preset, train, print the result."""
     arguments = parse_arguments()
@@ -62,7 +71,7 @@ def main() -> None:
         load=lambda validation: load(validation=validation, **data),
         build=lambda table: DEDNForZeroShot.from_timm(table=table, **model),
         features=Path(arguments.features_dir) if arguments.features_dir else None,
-        describe=preset,
+        describe={**preset, "data": without_paths(data), "model": without_paths(model)},
     )
     record = run(experiment, settings, arguments.output_dir, accelerator)
     accelerator.end_training()

@@ -86,7 +86,7 @@ def wheel(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source)
-    for name in ("dedn_hf", "modeling"):
+    for name in ("dedn_hf", "modeling", "model_cards"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(target)]
     done = subprocess.run([*build, str(source)], capture_output=True, text=True, timeout=120)
@@ -104,9 +104,10 @@ def test_the_wheel_holds_every_source_and_metadata_file(wheel):
         for path in (ROOT / "dedn_hf" / "data" / "metadata").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert modeling | around | metadata <= names
+    assert modeling | around | metadata | {"dedn_hf/model_cards/template.md"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not any(name.startswith(("tests/", "modeling/")) for name in names)
+    assert not any(name.startswith(("tests/", "modeling/", "model_cards/")) for name in names)
+    assert not any("cub50" in name for name in names)  # of the cards, only the template is installed
 
 
 def test_the_wheel_imports_on_its_own(wheel, tmp_path):
@@ -114,3 +115,11 @@ def test_the_wheel_imports_on_its_own(wheel, tmp_path):
     code = "import dedn_hf.modeling; print(dedn_hf.modeling.__file__)"
     found = run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert Path(found) == tmp_path / "site" / "dedn_hf" / "modeling" / "__init__.py"
+
+
+def test_the_wheel_finds_its_card_template(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "from importlib.resources import files; print(files('dedn_hf.model_cards') / 'template.md')"
+    found = run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"))
+    assert Path(found) == tmp_path / "site" / "dedn_hf" / "model_cards" / "template.md"
+    assert Path(found).read_text(encoding="utf-8").startswith("---\n{{ card_data }}\n---\n")

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.explain import attribute_evidence, image_seen, region_maps_of, telling_attributes
-from dedn_hf.plots import figure_explaining, heat_of, upsample
+from dedn_hf.plots import figure_explaining, figure_training, heat_of, upsample
 from tests.tables import small_table
 
 
@@ -118,8 +118,53 @@ def test_region_maps_that_do_not_fit_the_names_are_refused():
         figure_explaining(np.ones((8, 8, 3)), ["wren"], [1.0], ["red"], np.zeros((2, 2, 4, 4)))
 
 
+SELECTION = [
+    {"epoch": 1, "loss": 3.0},
+    {"epoch": 2, "loss": 2.0, "T1": 0.5, "U": 0.2, "S": 0.6, "H": 0.3},
+    {"epoch": 3, "loss": 1.5},
+    {"epoch": 4, "loss": 1.25, "T1": 0.7, "U": 0.4, "S": 0.8, "H": 0.53},
+]
+
+
+def curves(axes) -> dict[str, tuple[list, list]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines}
+
+
+def test_the_curves_of_a_phase_are_its_losses_and_the_accuracies_where_there_are_some():
+    losses, accuracies = figure_training({"choosing": SELECTION}).axes
+    assert losses.get_title(loc="left") == "choosing"
+    assert curves(losses) == {"loss": ([1, 2, 3, 4], [3.0, 2.0, 1.5, 1.25])}
+    found = curves(accuracies)
+    assert list(found) == ["T1", "U", "S", "H"]
+    assert all(epochs == [2, 4] for epochs, _ in found.values())
+    assert found["T1"][1] == pytest.approx([50, 70]) and found["H"][1] == pytest.approx([30, 53])
+    assert accuracies.get_ylim() == (0, 100) and accuracies.get_ylabel() == "accuracy (%)"
+    assert [text.get_text() for text in accuracies.get_legend().get_texts()] == ["T1", "U", "S", "H"]
+
+
+def test_every_phase_has_a_row_and_the_chosen_epoch_a_line():
+    figure = figure_training({"choosing": SELECTION, "training": SELECTION[:2]}, {"choosing": 4})
+    assert len(figure.axes) == 4
+    for axes in figure.axes[:2]:
+        assert curves(axes)["chosen"][0] == [4, 4]
+    assert all("chosen" not in curves(axes) for axes in figure.axes[2:])
+    assert [axes.get_xlim() for axes in figure.axes[1::2]] == [(0.5, 4.5), (0.5, 2.5)]
+
+
+def test_accuracies_differ_in_more_than_colour():
+    lines = figure_training({"choosing": SELECTION}).axes[1].lines
+    assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == 4
+
+
+@pytest.mark.parametrize("phases", [{}, {"choosing": SELECTION, "training": []}])
+def test_without_an_epoch_there_are_no_curves(phases):
+    with pytest.raises(ValueError, match="at least one epoch"):
+        figure_training(phases)
+
+
 def test_figures_leave_no_global_state():
     from matplotlib import pyplot
 
     explained()
+    figure_training({"choosing": SELECTION})
     assert not pyplot.get_fignums()

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -580,6 +581,23 @@ def test_the_chosen_calibration_is_part_of_the_saved_model(accelerator, tmp_path
     torch.testing.assert_close(output.logits - mixed, (~model.seen * 0.375).expand(2, 7))
 
 
+@pytest.mark.parametrize(("calibrated", "expected"), [(False, 0.5), (True, 0.875)])
+def test_a_calibration_of_the_settings_is_kept_and_the_chosen_one_added(
+    calibrated, expected, accelerator, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dedn_hf.experiment.calibrate", lambda *_: 0.375)
+    given = experiment(tmp_path, config={"calibration_bias": 0.5})
+    record = run(given, settings(select_on="val", calibrate=calibrated, epochs=1), tmp_path / "run", accelerator)
+    assert record["calibration_bias"] == expected
+
+
+def test_the_revision_is_that_of_this_clone_or_none():
+    from dedn_hf.record import git_revision
+
+    revision = git_revision()
+    assert revision is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", revision)
+
+
 def test_a_run_on_images_gives_what_cached_features_give(accelerator, tmp_path):
     chosen = settings(epochs=2)
     cached = run(experiment(tmp_path), chosen, tmp_path / "cached", accelerator)
@@ -628,6 +646,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_pat
     assert not (tmp_path / "cut" / "run.json").exists()
     accelerator.free_memory()
     record = run(tiny, chosen, tmp_path / "cut", accelerator)
+    assert (expected.pop("time")["resumed"], record.pop("time")["resumed"]) == (False, True)
     assert record == expected
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "cut")]
     assert_same_bits(*map(load_file, files))
