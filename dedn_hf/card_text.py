@@ -23,20 +23,7 @@ SCORES = {  # name -> what it says, the splits it is measured on
     "H": ("harmonic mean of U and S", "test_seen+test_unseen"),
     "AUSUC": ("area under the curve of U over S", "test_seen+test_unseen"),
 }
-TITLES = {
-    "cub": "CUB-200-2011",
-    "sun": "SUN Attribute",
-    "awa2": "Animals with Attributes 2",
-    "folder": "a folder of images",
-    "shapes": "Shapes",
-}
-ELSEWHERE = "terms not known here, see the homepage; the images are not part of this repository"
-TERMS = {
-    "cub": "the images are for non-commercial research use, and not part of this repository",
-    "sun": ELSEWHERE,
-    "awa2": ELSEWHERE,
-    "shapes": "drawn by `dedn_hf`, Apache-2.0",
-}
+NOT_HERE = "; the images are not part of this repository"
 
 # What a record says --------------------------------------------------------------------------------------------------
 
@@ -78,7 +65,7 @@ def known_data(record: dict) -> str | None:
 def data_title(record: dict) -> str:
     """The data set as a reader knows it, and how much of it there was."""
     known, name = known_data(record), data_name(record)
-    title = TITLES[known] if known else f"`{name}`" if name else "data that were not recorded"
+    title = builder_class(known).TITLE if known else f"`{name}`" if name else "data that were not recorded"
     full = full_number_of_classes(record)
     return f"{title} ({number_of_classes(record)} of its {full} classes)" if is_part(record) else title
 
@@ -247,7 +234,7 @@ def describe_data(record: dict) -> dict[str, str]:
         "description": builder.DESCRIPTION.rstrip(".") if known else "",
         "homepage": builder.HOMEPAGE if known else "",
         "citation": builder.CITATION if known else "",
-        "terms": TERMS.get(known, "terms not known; the images are not part of this repository"),
+        "terms": (builder.TERMS if known else "terms not known") + NOT_HERE * (known != "shapes"),
         "classes": f"{total}; {roles}",
         "images": counted(recorded(record, "data", "images")),
         "selection_images": counted(recorded(record, "selection", "images")) if record.get("selection") else "none",

@@ -428,8 +428,8 @@ def test_a_prepared_folder_that_bears_the_name_of_a_benchmark_is_not_taken_for_i
 @pytest.mark.parametrize(
     ("record", "license", "said"),
     [
-        (on_data("cub"), "unknown", "non-commercial research use"),
-        (on_data("cub", experiment__model__pretrained=False), "unknown", "non-commercial research use"),
+        (on_data("cub"), "unknown", "non-commercial research"),
+        (on_data("cub", experiment__model__pretrained=False), "unknown", "non-commercial research"),
         (on_data("sun"), "unknown", "terms not known here, see the homepage"),
         (on_data("awa2"), "unknown", "terms not known here, see the homepage"),
         (on_data("folder"), "unknown", "terms not known"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import time
 
 import datasets
 import pytest
+from huggingface_hub import DatasetCard
 
 from dedn_hf.cli import main
 from dedn_hf.data import load, prepare
 from dedn_hf.data import preparing as preparing_module
+from dedn_hf.data.dataset_card import size_category
 from dedn_hf.modeling.attribute_table import AttributeTable
 
 from .fake_data import classes_of, jpeg, write_benchmark, write_csv, write_folder
@@ -82,7 +85,7 @@ def test_an_interruption_leaves_nothing_and_the_next_run_starts_cleanly(birds, t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(preparing_module, "write_card", interrupt)
+        patch.setattr(preparing_module, "write_dataset_card", interrupt)
         prepare("cub", tmp_path / "out", birds)
     assert not (tmp_path / "out").exists()
     assert len(load(prepare("cub", tmp_path / "out", birds), cache_dir=tmp_path / "cache")[0]["train"]) == 24
@@ -169,3 +172,37 @@ def test_the_command_says_what_to_mend(arguments, message, tmp_path, capsys):
     assert main(["prepare", *arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_card_says_what_is_in_the_folder_and_on_which_terms(tmp_path):
+    names = classes_of("cub")
+    out = prepare("cub", tmp_path / "out", write_benchmark(tmp_path / "birds", "cub", names[:-3]))
+    card = DatasetCard.load(out / "README.md")
+    assert card.data.pretty_name == "CUB-200-2011" and card.data.license == "unknown"
+    assert card.data.task_categories == ["zero-shot-image-classification"]
+    assert card.data.size_categories == ["n<1K"]
+    missing = json.loads((out / "dedn.json").read_text())["missing_classes"]
+    assert f"Not in it: {len(missing)} classes" in card.text and missing[0] in card.text
+    assert "non-commercial research" in card.text
+
+
+def test_the_code_in_the_card_runs(tmp_path):
+    out = prepare("shapes", tmp_path / "out", images_per_class=5, image_size=32)
+    card = DatasetCard.load(out / "README.md")
+    assert card.data.license == "apache-2.0"
+    blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert len(blocks) == 2
+    names = {}
+    for line in "\n".join(blocks).replace("path/to/data", str(out)).splitlines():
+        if "snapshot_download" not in line:  # that part needs the Hub: tests/test_hub.py
+            exec(line, names)
+    assert set(names["splits"]) == {"train", "val_seen", "val_unseen"}
+    assert names["table"].class_names == names["splits"]["train"].features["label"].names
+
+
+SIZES = [(999, "n<1K"), (1000, "1K<n<10K"), (11_788, "10K<n<100K"), (10**7, "n>1M")]
+
+
+@pytest.mark.parametrize(("images", "category"), SIZES)
+def test_size_categories_are_the_words_of_the_hub(images, category):
+    assert size_category(images) == category

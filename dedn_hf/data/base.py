@@ -39,9 +39,12 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     """
 
     VERSION = datasets.Version("1.0.0")
+    TITLE = ""
     DESCRIPTION = ""
     HOMEPAGE = ""
     CITATION = ""
+    TERMS = "terms not known"  # of the images
+    LICENSE = "unknown"  # of the images, in the Hub's words
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class Folder(ZeroShotBuilder):
         ValueError: a class folder without a CSV row, no images, no seen or no unseen class, or a faulty CSV.
     """
 
+    TITLE = "A folder of images"
     DESCRIPTION = "A folder of images, with class attributes from a CSV file."
 
     def __init__(

@@ -12,7 +12,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedn_hf.data.catalog import PORTIONS, SPLITS
+from dedn_hf.data.catalog import PORTIONS
+from dedn_hf.data.dataset_card import write_dataset_card
 from dedn_hf.data.loading import RECORD_FILE, builder_class
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def prepare(
         data = str(unfinished / DATA_FOLDER)
         builder.download_and_prepare(data, file_format="parquet", max_shard_size=max_shard_size)
         builder.table.save(unfinished)
-        write_card(unfinished, builder)
+        write_dataset_card(unfinished, builder, portion_files(unfinished))
         write_record(unfinished, name, builder)
         remove_scaffolding(unfinished)
         publish(unfinished, out)
@@ -91,40 +92,6 @@ def portion_files(folder: Path) -> dict[str, list[str]]:
         portion: [f"{DATA_FOLDER}/{path.name}" for path in sorted((folder / DATA_FOLDER).glob(f"*-{portion}[-.]*"))]
         for portion in PORTIONS
     }
-
-
-def write_card(folder: Path, builder: ZeroShotBuilder) -> None:
-    """README.md, whose head tells `load_dataset` (and the Hub) which files make up each split."""
-    import yaml
-
-    files = portion_files(folder)
-    configs = [
-        {
-            "config_name": config_name,
-            "data_files": [
-                {"split": split, "path": [path for portion in portions for path in files[portion]]}
-                for split, portions in SPLITS[config_name].items()
-            ],
-        }
-        for config_name in ("default", "validation")
-    ]
-    head = yaml.safe_dump({"task_categories": ["zero-shot-image-classification"], "configs": configs}, sort_keys=False)
-    (folder / "README.md").write_text(f"---\n{head}---\n{describe(builder)}", encoding="utf-8")
-
-
-def describe(builder: ZeroShotBuilder) -> str:
-    """The readable part of README.md."""
-    table, counts = builder.table, {split: info.num_examples for split, info in builder.info.splits.items()}
-    lines = [
-        f"# {builder.dataset_name}",
-        builder.DESCRIPTION,
-        f"{len(table)} classes ({int(table.seen.sum())} seen), {table.num_attributes} attributes (`attributes.csv`).",
-        "`default`: train, test_seen, test_unseen. `validation`: train, val_seen, val_unseen, without any test image.",
-        "Images by portion: " + ", ".join(f"{portion} {count}" for portion, count in counts.items()) + ".",
-        f"Homepage: {builder.HOMEPAGE}" if builder.HOMEPAGE else "",
-        f"Cite: {builder.CITATION}" if builder.CITATION else "",
-    ]
-    return "\n\n".join(line for line in lines if line) + "\n"
 
 
 def write_record(folder: Path, name: str, builder: ZeroShotBuilder) -> None:

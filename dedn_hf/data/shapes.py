@@ -51,7 +51,10 @@ class Shapes(ZeroShotBuilder):
         ValueError: a size or a number of images that is too small.
     """
 
+    TITLE = "Shapes"
     DESCRIPTION = "Made-up creatures whose parts have colours, shapes and patterns."
+    TERMS = "drawn by `dedn_hf`, Apache-2.0"
+    LICENSE = "apache-2.0"
 
     def __init__(self, image_size: int = 64, images_per_class: int = 50, seed: int = 0, **options: Any) -> None:
         if image_size < 16 or images_per_class < 5:
