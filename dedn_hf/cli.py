@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,7 +67,84 @@ def require_arguments_of(name: str, given: dict[str, Any]) -> None:
         raise ValueError(f"{name} needs --data-dir, the folder of its images.")
 
 
-COMMANDS: tuple[Callable[[Subcommands], None], ...] = (add_prepare,)
+def add_push(commands: Subcommands) -> None:
+    """dedn push: a saved model to the Hub."""
+    parser = commands.add_parser(
+        "push",
+        help="publish a saved model on the Hugging Face Hub",
+        description="Publishes card, weights, code and results in one commit, after they have loaded again from a "
+        "copy. Checkpoints and whatever else is in the folder stay here; a file that holds a token stops it all. "
+        "Log in first: `hf auth login`, or HF_TOKEN. After a broken connection give the same command again.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what a training run or save_pretrained wrote")
+    add_destination(parser)
+    parser.set_defaults(run=run_push)
+
+
+def add_push_data(commands: Subcommands) -> None:
+    """dedn push-data: a prepared data set to the Hub."""
+    parser = commands.add_parser(
+        "push-data",
+        help="publish a prepared data set on the Hugging Face Hub",
+        description='Publishes a folder that `dedn prepare` wrote, for datasets.load_dataset("user/name"), in the '
+        "same way as `dedn push`.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="what `dedn prepare` wrote")
+    add_destination(parser)
+    parser.set_defaults(run=run_push_data)
+
+
+def add_destination(parser: argparse.ArgumentParser) -> None:
+    """The arguments that both ways to publish have in common."""
+    parser.add_argument("repo_id", metavar="user/name", help="repository on the Hub; made if it is not there")
+    parser.add_argument("--public", action="store_true", help="for everyone to see (default: for its owners only)")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to publish on (default: main)")
+    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+
+
+def run_push(folder: str, repo_id: str, public: bool, **given: str) -> None:
+    """Publish a model and say what happened. Raises as `dedn_hf.hub.push_model`."""
+    from dedn_hf.hub import push_model
+
+    print(push_model(folder, repo_id, private=not public, **given).summary())
+
+
+def run_push_data(folder: str, repo_id: str, public: bool, **given: str) -> None:
+    """Publish a data set and say what happened. Raises as `dedn_hf.hub.push_data`."""
+    from dedn_hf.hub import push_data
+
+    print(push_data(folder, repo_id, private=not public, **given).summary())
+
+
+def add_serve(commands: Subcommands) -> None:
+    """dedn serve: a model behind a web server."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer requests with a saved model, as an Inference Endpoint does",
+        description='Answers POST / of {"inputs": base64 image, "parameters": {"candidate_labels": [...]}} and GET '
+        "/health. Code that lies beside the weights is not run.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, help="(default 8080)")
+    parser.add_argument("--allow-urls", action="store_true", help="also fetch images from public http(s) addresses")
+    parser.add_argument("--max-bytes", type=int, help="size limit of a request (default 10485760)")
+    parser.add_argument("--max-pixels", type=int, help="size limit of an image (default 40000000)")
+    parser.add_argument("--timeout", type=float, help="seconds until a request is given up (default 30)")
+    parser.add_argument("--queue", type=int, help="requests that may wait or be in work at once (default 32)")
+    parser.set_defaults(run=run_serve)
+
+
+def run_serve(model: str, allow_urls: bool, **given: Any) -> None:
+    """Serve until interrupted. Raises as `dedn_hf.serving.serve`."""
+    if not (find_spec("starlette") and find_spec("uvicorn")):
+        raise ValueError("This command needs starlette and uvicorn: pip install 'dedn-hf[serve]'")
+    from dedn_hf.serving import serve
+
+    serve(model, allow_urls=allow_urls, **given)
+
+
+COMMANDS: tuple[Callable[[Subcommands], None], ...] = (add_prepare, add_push, add_push_data, add_serve)
 
 
 def build_parser() -> argparse.ArgumentParser:
