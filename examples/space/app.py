@@ -1,0 +1,254 @@
+"""Zero-shot classification in the browser: drop a photo, see what decided, describe a new class.
+
+    python app.py [MODEL]
+
+MODEL, or the environment variable DEDN_MODEL, is a model folder or a Hub id; default runs/quickstart. scoring.py has
+what the page computes, views.py what it shows of that; here is where things stand and what sets off what.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported: it sends nothing then
+
+import gradio as gr
+import scoring
+import views
+from scoring import AVERAGE, NOTHING, Reading
+from transformers import PreTrainedModel
+
+HERE = Path(__file__).parent
+DEFAULT_MODEL = "runs/quickstart"
+NEW_NAME = "my new class"
+NO_PHOTO = "Drop a photo or click on an example."
+NO_DESCRIPTION = "Choose an attribute, and the class joins the ranking."
+RUNNER_UP = -1
+HOUR = 3600
+
+# Fonts of the system, so that the page loads nothing from elsewhere; greys dark enough to read.
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+GREYS = ["body_text_color_subdued", "block_info_text_color", "block_label_text_color", "block_title_text_color"]
+THEME = gr.themes.Default(primary_hue="blue", **FONTS).set(
+    slider_color="*primary_600",
+    **dict.fromkeys(GREYS, "*neutral_600"),
+    **dict.fromkeys([f"{grey}_dark" for grey in GREYS], "*neutral_300"),
+)
+LAUNCH = {
+    "theme": THEME,
+    "css_paths": HERE / "style.css",
+    "footer_links": [],
+    "allowed_paths": [str(HERE / "examples")],
+    "max_file_size": "20mb",
+    "ssr_mode": False,
+}
+
+
+class Page:
+    """The page of one model. The state of a visit is the reading of the photo, and where the sliders were left."""
+
+    def __init__(self, model: PreTrainedModel, source: str) -> None:
+        self.model, self.source, self.table = model, source, model.attribute_table
+        names = self.table.attribute_names
+        groups = self.table.attribute_groups or [""] * len(names)
+        self.spoken = {name: views.spoken(name, group) for name, group in zip(names, groups, strict=True)}
+        self.ranges = {name: scoring.slider_range(self.table, a) for a, name in enumerate(names)}
+
+    # What the events do -------------------------------------------------------------------------------------------
+
+    def look(self, photo: dict | None, *asked) -> tuple:
+        """A new photo, or none: read it, and refresh everything. `asked` as in `answer`."""
+        reading, problem, attribute = None, gr.update(visible=False), self.table.attribute_names[0]
+        if photo:
+            try:
+                reading = scoring.read(self.model, scoring.open_photo(photo["path"]))
+                attribute = self.table.attribute_names[scoring.strongest_attribute(self.model, reading, self.table)]
+            except ValueError as error:
+                problem = gr.update(value=views.alert(str(error)), visible=True)
+        return reading, problem, attribute, *self.answer(reading, *asked), *self.heat_maps(reading, attribute)
+
+    def answer(
+        self, reading: Reading | None, name: str, start: int, chosen: list[str], settings: dict, other: int
+    ) -> tuple[str, str, str, str]:
+        """What follows from photo and description: ranking, what decided, a note on the new class, its JSON.
+
+        Args:
+            name: of the new class. start: AVERAGE, NOTHING or a class, where its description starts from. chosen: the
+                attributes that differ from that. settings: attribute -> where its slider was left. other: the class
+                to compare the best one with, or RUNNER_UP.
+        """
+        table, note = self.candidates(name, start, chosen, settings)
+        described = len(table) > len(self.table)
+        copied = scoring.for_the_pipeline(table) if described else ""
+        if reading is None:
+            return views.hint(NO_PHOTO), "", note, copied
+        logits = scoring.class_logits(self.model, reading, table)
+        order = (-logits).argsort(kind="stable").tolist()
+        if described:
+            note = views.place(table, order, logits)
+        return (
+            views.ranking(table, order, logits, len(self.table)),
+            self.why(reading, table, order, other),
+            note,
+            copied,
+        )
+
+    def candidates(self, name: str, start: int, chosen: list[str], settings: dict) -> tuple:
+        """The model's classes, with the new one where it is described, and a note on that."""
+        if not chosen and start in (AVERAGE, None):
+            return self.table, views.hint(NO_DESCRIPTION)
+        values = {attribute: settings.get(attribute, self.ranges[attribute][1]) for attribute in chosen}
+        row = scoring.describe(self.table, AVERAGE if start is None else start, values)
+        try:
+            return scoring.with_class(self.table, name, row), views.hint("Described; a photo shows its place.")
+        except ValueError as error:
+            return self.table, views.alert(str(error))
+
+    def why(self, reading: Reading, table, order: list[int], other: int) -> str:
+        """What decided between the best class and another one."""
+        if len(order) < 2:
+            return views.hint("There is only one class, so there was nothing to decide.")
+        if other not in order[1:]:
+            other = order[1]
+        parts, bias = scoring.contributions(self.model, reading, table, order[0], other)
+        return views.why(table, list(self.spoken.values()), order[0], other, parts, bias)
+
+    def heat_maps(self, reading: Reading | None, attribute: str | None) -> list:
+        """An update for every expert's picture."""
+        experts = self.model.config.experts
+        if reading is None or reading.region_maps is None or attribute is None:
+            return [gr.update(value=None, alt_text="") for _ in experts]
+        said, a = f"where the {{}} expert found {self.spoken[attribute]}", self.table.attribute_names.index(attribute)
+        pictures = [scoring.heat_map(reading, i, a) for i in range(len(experts))]
+        return [
+            gr.update(value=picture, alt_text=f"The photo in grey, orange {said.format(expert)}")
+            for picture, expert in zip(pictures, experts, strict=True)
+        ]
+
+    def move(self, attribute: str, value: float | None, reading: Reading | None, *asked) -> tuple:
+        """A slider moved: remember where, and answer again."""
+        name, start, chosen, settings, other = asked
+        if value is not None:  # as while a number is being typed
+            settings = {**settings, attribute: value}
+        return settings, *self.answer(reading, name, start, chosen, settings, other)
+
+    # Where things stand -------------------------------------------------------------------------------------------
+
+    def build(self) -> gr.Blocks:
+        """The page; `launch(**LAUNCH)` shows it."""
+        with gr.Blocks(title="Zero-shot classification", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+            self.reading, self.settings = gr.State(time_to_live=HOUR), gr.State({})
+            gr.HTML(views.heading(self.source, self.table))
+            with gr.Row():
+                with gr.Column(scale=2, min_width=300):
+                    with gr.Row():
+                        with gr.Column(min_width=300):
+                            self.build_photo()
+                        with gr.Column(min_width=300):
+                            self.build_result()
+                    self.build_heat_maps()
+                with gr.Column(scale=1, min_width=300):
+                    self.build_new_class()
+            self.connect()
+        return page
+
+    def build_photo(self) -> None:
+        gr.HTML("<h2>1. A photo</h2>")
+        self.photo = gr.Image(
+            label="Photo",
+            sources=["upload", "clipboard"],
+            height=300,
+            buttons=[],
+            alt_text="The photo",
+            elem_id="photo",
+        )
+        with gr.Row(elem_id="examples"):
+            for path in sorted((HERE / "examples").glob("*.*")):
+                button = gr.Button(path.stem, icon=path, elem_classes="example", min_width=80)
+                button.click(partial(str, path), None, self.photo, show_progress="hidden")
+
+    def build_result(self) -> None:
+        gr.HTML("<h2>2. What is it, and why?</h2>")
+        self.problem = gr.HTML(visible=False, elem_id="problem")
+        self.ranking = gr.HTML(views.hint(NO_PHOTO), elem_id="ranking")
+        self.reasons = gr.HTML(elem_id="reasons")
+        rivals = [("the runner-up", RUNNER_UP), *self.classes(), ("your new class", len(self.table))]
+        self.other = gr.Dropdown(rivals, value=RUNNER_UP, label="Compare the best class with", elem_id="other")
+
+    def build_heat_maps(self) -> None:
+        gr.HTML("<h2>3. Where did it look?</h2>")
+        self.attribute = gr.Dropdown(self.attributes(), label="Attribute", info="Type to search.", elem_id="attribute")
+        with gr.Row():
+            self.maps = [
+                gr.Image(label=f"{expert.capitalize()} expert", interactive=False, buttons=[], min_width=220)
+                for expert in self.model.config.experts
+            ]
+        gr.HTML(views.EXPERTS)
+
+    def build_new_class(self) -> None:
+        gr.HTML("<h2>4. A class of your own</h2>")
+        self.name = gr.Textbox(NEW_NAME, label="Its name", max_length=60, elem_id="name")
+        starts = [("the average of all classes", AVERAGE), ("nothing: every attribute 0", NOTHING), *self.classes()]
+        self.start = gr.Dropdown(starts, value=AVERAGE, label="It is like …", elem_id="start")
+        self.chosen = gr.Dropdown(
+            self.attributes(),
+            multiselect=True,
+            label="… but for these attributes",
+            info="Type to search. Each gets a slider, which starts at its highest value.",
+            elem_id="chosen",
+        )
+        self.note = gr.HTML(views.hint(NO_DESCRIPTION), elem_id="note")
+        self.sliders = gr.Column(elem_id="sliders")
+        self.reset = gr.Button("Start again", size="sm")
+        with gr.Accordion("For the pipeline (JSON)", open=False):
+            self.copied = gr.Code(
+                label="candidate_labels", language="json", interactive=False, max_lines=12, elem_id="copied"
+            )
+
+    def classes(self) -> list[tuple[str, int]]:
+        """Choices of a dropdown."""
+        return [(name, k) for k, name in enumerate(self.table.class_names)]
+
+    def attributes(self) -> list[tuple[str, str]]:
+        """Choices of a dropdown."""
+        return [(spoken, name) for name, spoken in self.spoken.items()]
+
+    def connect(self) -> None:
+        """What sets off what."""
+        asked = [self.name, self.start, self.chosen, self.settings, self.other]
+        shown = [self.ranking, self.reasons, self.note, self.copied]
+        quietly = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        # preprocess=False: gradio would open the file itself, and stop at a broken one without saying what is wrong.
+        seen = [self.reading, self.problem, self.attribute, *shown, *self.maps]
+        self.photo.change(self.look, [self.photo, *asked], seen, preprocess=False, show_progress_on=self.ranking)
+        edits = [part.change for part in (self.name, self.start, self.chosen, self.other)]
+        gr.on(edits, self.answer, [self.reading, *asked], shown, **quietly)
+        self.attribute.input(self.heat_maps, [self.reading, self.attribute], self.maps, **quietly)
+        blank = [self.name, self.start, self.chosen, self.settings]
+        self.reset.click(lambda: (NEW_NAME, AVERAGE, [], {}), None, blank, show_progress="hidden")
+
+        with self.sliders:
+
+            @gr.render([self.chosen, self.settings], triggers=[self.chosen.change], show_progress="hidden")
+            def draw_sliders(chosen: list[str], settings: dict) -> None:
+                for attribute in chosen:
+                    low, high, step = self.ranges[attribute]
+                    value = settings.get(attribute, high)
+                    slider = gr.Slider(low, high, value, step=step, label=self.spoken[attribute], interactive=True)
+                    inputs, outputs = [slider, self.reading, *asked], [self.settings, *shown]
+                    slider.input(partial(self.move, attribute), inputs, outputs, **quietly)
+
+
+def main() -> None:
+    """Load the model and serve the page."""
+    source = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("DEDN_MODEL", DEFAULT_MODEL)
+    try:
+        model = scoring.load_model(source)
+    except ValueError as error:
+        sys.exit(f"{error} `make quickstart` makes one in {DEFAULT_MODEL}; or name a folder or a Hub id.")
+    Page(model, source).build().launch(**LAUNCH)
+
+
+if __name__ == "__main__":
+    main()

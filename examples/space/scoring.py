@@ -1,0 +1,158 @@
+"""What the page computes: one forward pass a photo, and everything else from the attribute scores that it gave.
+
+Letters of the shapes: K classes, A attributes, E experts, H x W regions.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForZeroShotImageClassification, PreTrainedModel
+from transformers.image_utils import load_image
+
+VERMILLION = np.array([213, 94, 0]) / 255  # of Okabe and Ito's palette, told apart with any colour vision
+AVERAGE, NOTHING = -1, -2  # what a description starts from, unless from a class (then its index)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the model made of one photo.
+
+    Args:
+        picture: height x width x 3 in 0..1, the photo as the model saw it.
+        attribute_scores: 1 x A. region_maps: E x A x H x W, or None for a model without region attention.
+    """
+
+    picture: np.ndarray
+    attribute_scores: torch.Tensor
+    region_maps: np.ndarray | None
+
+
+def load_model(source: str) -> PreTrainedModel:
+    """A DEDN model that takes pictures, from a folder or the Hub.
+
+    Uses dedn_hf where it is installed. Elsewhere it executes the code that is saved with the model: name only models
+    that you trust. Raises ValueError for a source without such a model.
+    """
+    try:
+        import dedn_hf  # noqa: F401  transformers knows the model from here on
+
+        installed = True
+    except ModuleNotFoundError:
+        installed = False
+    try:
+        model = AutoModelForZeroShotImageClassification.from_pretrained(source, trust_remote_code=not installed)
+    except OSError as error:
+        raise ValueError(f"There is no model at {source!r}.") from error
+    if model.config.model_type != "dedn" or model.config.backbone is None:
+        raise ValueError(f"The model at {source!r} is not a DEDN model with a backbone.")
+    return model.eval()
+
+
+def open_photo(path: str) -> Image.Image:
+    """The picture in a file as RGB, upright by its EXIF tag. Raises ValueError when it does not decode."""
+    try:
+        return load_image(path)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise ValueError("This file does not open as a picture. Give a whole JPEG, PNG or WebP file.") from None
+
+
+@torch.no_grad()
+def read(model: PreTrainedModel, photo: Image.Image) -> Reading:
+    """Run the model once."""
+    pixel_values = model.image_processor()(images=photo, return_tensors="pt")["pixel_values"]
+    output = model(pixel_values.to(model.device), output_attentions=True)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.config.image_mean, model.config.image_std))
+    picture = (pixel_values[0].cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    maps = output.region_maps
+    if maps is not None:
+        maps = maps[0].unflatten(-1, tuple(model.config.feature_shape[1:])).float().cpu().numpy()
+    return Reading(picture, output.attribute_scores, maps)
+
+
+@torch.no_grad()
+def class_logits(model: PreTrainedModel, reading: Reading, table) -> np.ndarray:
+    """K, for the classes of any table that has the model's attributes."""
+    return model.score_classes(reading.attribute_scores, table)[0].float().cpu().numpy()
+
+
+@torch.no_grad()
+def contributions(model: PreTrainedModel, reading: Reading, table, one: int, other: int) -> tuple[np.ndarray, float]:
+    """What decided between two classes: s_a (T_ya - T_ka), A, and the part of the logits that no photo changes.
+
+    Together they sum to the difference of the two logits.
+    """
+    pair = torch.from_numpy(table.class_attributes[[one, other]]).to(reading.attribute_scores)
+    rows = model.normalized_class_attributes(pair)
+    bias = model.class_bias(torch.from_numpy(table.seen[[one, other]]).to(model.device)).float()
+    return (reading.attribute_scores[0] * (rows[0] - rows[1])).float().cpu().numpy(), (bias[0] - bias[1]).item()
+
+
+def strongest_attribute(model: PreTrainedModel, reading: Reading, table) -> int:
+    """Of the attributes found in the photo, the one that speaks most for the best class against the runner-up."""
+    logits = class_logits(model, reading, table)
+    parts, _ = contributions(model, reading, table, logits.argmax(), logits.argsort()[-2:][0])
+    found = reading.attribute_scores[0].float().cpu().numpy() > 0
+    return int(np.where(found, parts, -np.inf).argmax())
+
+
+def slider_range(table, attribute: int) -> tuple[float, float, float]:
+    """Lowest and highest value of an attribute over the classes, rounded outwards to whole steps, and the step.
+
+    The step is a power of ten, with 100 to 1000 of them in the range. An attribute with but one value has the range of
+    all attributes.
+    """
+    values = table.class_attributes[:, attribute]
+    if values.min() == values.max():
+        values = table.class_attributes
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        high = low + 1
+    scale = 10.0 ** (2 - math.floor(math.log10(high - low)))
+    low, high = math.floor(low * scale + 1e-3) / scale, math.ceil(high * scale - 1e-3) / scale  # 1e-3: float32
+    return low, high, 1 / scale
+
+
+def describe(table, start: int, values: dict[str, float]) -> np.ndarray:
+    """A: the start (AVERAGE, NOTHING or the index of a class) with the values of some attributes replaced."""
+    if start == AVERAGE:
+        row = table.class_attributes.mean(axis=0)
+    else:
+        row = np.zeros(table.num_attributes, np.float32) if start == NOTHING else table.class_attributes[start].copy()
+    row[[table.attribute_names.index(name) for name in values]] = list(values.values())
+    return row
+
+
+def with_class(table, name: str, class_attributes: np.ndarray):
+    """The table and one more class, unseen, at its end. Raises ValueError for a name or values that do not do."""
+    name = name.strip()
+    if not name:
+        raise ValueError("The new class has no name. Give it one.")
+    if name.lower() in (known.lower() for known in table.class_names):
+        raise ValueError(f"The model has a class {name} already. Choose another name.")
+    if not class_attributes.any():
+        raise ValueError("Every attribute is 0, so nothing describes the new class. Raise at least one.")
+    return table.replace(
+        class_names=[*table.class_names, name],
+        class_attributes=np.vstack([table.class_attributes, class_attributes]),
+        roles=[*table.roles, "unseen"],
+    )
+
+
+def for_the_pipeline(table) -> str:
+    """The last class of a table as JSON, in the form of the pipeline's `candidate_labels`."""
+    values = [round(float(value), 4) for value in table.class_attributes[-1]]
+    return json.dumps({table.class_names[-1]: dict(zip(table.attribute_names, values, strict=True))}, indent=1)
+
+
+def heat_map(reading: Reading, expert: int, attribute: int, size: int = 384) -> Image.Image:
+    """Where an expert found an attribute: the positive part of its region map, orange on a pale grey photo."""
+    region_map = Image.fromarray(reading.region_maps[expert, attribute])
+    heat = np.asarray(region_map.resize((size, size), Image.Resampling.BICUBIC)).clip(min=0)
+    heat = 0.9 * heat[..., None] / max(heat.max(), 1e-12)
+    photo = Image.fromarray((255 * reading.picture).round().astype(np.uint8)).convert("L").resize((size, size))
+    grey = 0.25 + 0.7 * np.asarray(photo)[..., None] / 255
+    return Image.fromarray((255 * (grey * (1 - heat) + VERMILLION * heat)).round().astype(np.uint8))

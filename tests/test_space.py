@@ -1,0 +1,438 @@
+"""The Gradio app in examples/space: what it computes, and what a visitor sees in a browser."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from packaging.requirements import Requirement
+from PIL import Image
+
+from dedn_hf import AttributeTable, DEDNForZeroShot
+from dedn_hf.modeling.pipeline_dedn import candidate_table
+from tests.tiny_runs import image_model
+
+SPACE = Path(__file__).parents[1] / "examples" / "space"
+sys.path.insert(0, str(SPACE))
+scoring, views = importlib.import_module("scoring"), importlib.import_module("views")
+
+needs_gradio = pytest.mark.skipif(
+    find_spec("gradio") is None, reason="gradio is not installed: pip install -e .[space]"
+)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROKEN = {
+    "not a picture": b"GIF89a, or so it says",
+    "empty": b"",
+    "cut off": (SPACE / "examples" / "griffle.png").read_bytes()[:5000],
+}
+
+
+def photo(size: tuple[int, int] = (90, 70), seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8))
+
+
+def two_class_table() -> AttributeTable:
+    return AttributeTable(["Crow", "Swan"], ["wing::black", "neck"], [[80, 20], [0, 60]], roles=["train", "unseen"])
+
+
+@pytest.fixture(scope="module")
+def model() -> DEDNForZeroShot:
+    torch.manual_seed(0)
+    return image_model(calibration_bias=0.7).eval()
+
+
+@pytest.fixture(scope="module")
+def reading(model):
+    return scoring.read(model, photo())
+
+
+# What it computes ----------------------------------------------------------------------------------------------------
+
+
+def test_the_logits_are_the_models_own(model, reading):
+    pixel_values = model.image_processor()(images=photo(), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model(pixel_values).logits[0]
+    np.testing.assert_allclose(scoring.class_logits(model, reading, model.attribute_table), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (1, 5), (2, 4)])  # seen and unseen, both unseen, both seen
+def test_contributions_and_bias_sum_to_the_difference_of_the_logits(model, reading, pair):
+    table = model.attribute_table
+    logits = scoring.class_logits(model, reading, table)
+    parts, bias = scoring.contributions(model, reading, table, *pair)
+    assert parts.shape == (table.num_attributes,)
+    assert parts.sum() + bias == pytest.approx(logits[pair[0]] - logits[pair[1]], abs=1e-4)
+    assert bias == pytest.approx({(0, 1): -2.7, (1, 0): 2.7}.get(pair, 0))  # twice the seen bias of 1, and 0.7
+
+
+def test_a_class_described_as_an_unseen_one_has_its_logit(model, reading):
+    table = model.attribute_table
+    unseen = table.roles.index("unseen")
+    more = scoring.with_class(table, "twin", scoring.describe(table, unseen, {}))
+    logits = scoring.class_logits(model, reading, more)
+    assert len(logits) == len(table) + 1 and logits[-1] == pytest.approx(logits[unseen], abs=1e-5)
+
+
+def test_a_description_starts_from_the_average_from_nothing_or_from_a_class():
+    table = two_class_table()
+    assert scoring.describe(table, scoring.AVERAGE, {"neck": 7}).tolist() == [40, 7]
+    assert scoring.describe(table, scoring.NOTHING, {"neck": 7}).tolist() == [0, 7]
+    assert scoring.describe(table, 0, {"neck": 7}).tolist() == [80, 7]
+    assert table.class_attributes.tolist() == [[80, 20], [0, 60]]  # as before
+
+
+@pytest.mark.parametrize(
+    "name, values, message",
+    [("  ", [1, 1], "no name"), ("crow ", [1, 1], "class crow already"), ("Rook", [0, 0], "Every attribute is 0")],
+)
+def test_a_class_that_does_not_do_is_refused_with_a_reason(name, values, message):
+    with pytest.raises(ValueError, match=message):
+        scoring.with_class(two_class_table(), name, np.array(values, np.float32))
+
+
+def test_the_pipeline_takes_the_description_that_the_page_offers_to_copy(model):
+    table = model.attribute_table
+    mine = scoring.with_class(table, "mine", scoring.describe(table, scoring.AVERAGE, {"attribute 3": 0.25}))
+    taken = candidate_table(table, json.loads(scoring.for_the_pipeline(mine)))
+    assert taken.class_names == ["mine"] and taken.roles == ["unseen"]
+    np.testing.assert_allclose(taken.class_attributes[0], mine.class_attributes[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ([0, 1], (0, 1, 0.01)),
+        ([0, 100], (0, 100, 1)),
+        ([0, 35.616], (0, 35.7, 0.1)),
+        ([0.1, 1.1], (0.1, 1.1, 0.01)),
+        ([0, 0.002], (0, 0.002, 0.00001)),
+        ([5, 5], (3, 9, 0.01)),  # the range of all attributes
+    ],
+)
+def test_a_slider_goes_from_the_lowest_to_the_highest_value_in_whole_steps(values, expected):
+    table = AttributeTable(["a", "b"], ["this", "other"], np.transpose([values, [3, 9]]))
+    assert scoring.slider_range(table, 0) == pytest.approx(expected)
+
+
+def test_the_first_attribute_to_look_at_was_found_and_speaks_for_the_best_class(model, reading):
+    table = model.attribute_table
+    order = scoring.class_logits(model, reading, table).argsort()[::-1]
+    parts, _ = scoring.contributions(model, reading, table, order[0], order[1])
+    found = [a for a in range(table.num_attributes) if reading.attribute_scores[0, a] > 0]
+    assert scoring.strongest_attribute(model, reading, table) == max(found, key=lambda a: parts[a])
+
+
+def test_a_heat_map_is_orange_where_the_region_map_is_highest_and_grey_where_it_is_not_positive():
+    maps = np.full((1, 2, 3, 3), -1.0, np.float32)
+    maps[0, 1, 0, 2] = 5
+    white = scoring.Reading(np.ones((30, 30, 3), np.float32), torch.zeros(1, 2), maps)
+    hot = np.asarray(scoring.heat_map(white, 0, 1, size=90)).astype(int)
+    assert np.abs(hot[5, 85] - 255 * scoring.VERMILLION).max() < 40
+    assert np.ptp(hot[80, 10]) == 0 and hot[80, 10, 0] == round(255 * 0.95)
+    assert np.ptp(np.asarray(scoring.heat_map(white, 0, 0)), axis=-1).max() == 0
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_is_no_picture_is_refused_in_words(content, tmp_path):
+    (tmp_path / "bird.png").write_bytes(content)
+    with pytest.raises(ValueError, match="does not open as a picture"):
+        scoring.open_photo(str(tmp_path / "bird.png"))
+
+
+def test_a_photo_is_turned_upright(tmp_path):
+    tags = Image.Exif()
+    tags[274] = 6  # lies on its side
+    photo((90, 70)).save(tmp_path / "side.jpg", exif=tags)
+    assert scoring.open_photo(str(tmp_path / "side.jpg")).size == (70, 90)
+
+
+def test_a_source_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no model at 'runs/none-such'"):
+        scoring.load_model("runs/none-such")
+
+
+@pytest.mark.slow
+def test_the_computing_needs_the_model_folder_and_no_dedn_hf(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    code = f"""
+        import sys
+        class Refuse:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] == "dedn_hf":
+                    raise ModuleNotFoundError("dedn_hf is not here")
+        sys.meta_path.insert(0, Refuse())
+        sys.path.insert(0, {str(SPACE)!r})
+        import scoring
+        model = scoring.load_model({str(tmp_path / "model")!r})
+        reading = scoring.read(model, scoring.open_photo({str(SPACE / "examples" / "griffle.png")!r}))
+        table = model.attribute_table
+        table = scoring.with_class(table, "mine", scoring.describe(table, scoring.AVERAGE, {{"attribute 3": 1}}))
+        assert scoring.class_logits(model, reading, table).shape == (8,)
+        scoring.heat_map(reading, 1, 3)
+        assert type(model).__module__.startswith("transformers_modules") and "dedn_hf" not in sys.modules
+    """
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+# What it shows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, group, spoken",
+    [
+        ("has_bill_shape::curved_(up_or_down)", "head", "bill shape: curved (up or down) (head)"),
+        ("body colour: red", "body", "body colour: red"),
+        ("stripes", "pattern", "stripes (pattern)"),
+        ("flies", "all", "flies"),
+    ],
+)
+def test_attributes_are_named_as_people_say_them(name, group, spoken):
+    assert views.spoken(name, group) == spoken
+
+
+def test_names_cannot_bring_html_into_the_page():
+    evil = "<img src=x onerror=alert(1)>"
+    table = two_class_table().replace(class_names=[evil, "Swan"])
+    shown = [
+        views.heading(evil, table),
+        views.ranking(table, [0, 1], np.array([1.0, 0.0]), new=2),
+        views.place(table.select(["Swan", evil]), [1, 0], np.array([0.0, 1.0])),
+        views.why(table, [evil, "neck"], 0, 1, np.array([1.0, -1.0]), 0.0),
+        views.alert(evil),
+        views.hint(evil),
+    ]
+    assert not [html for html in shown if "<img" in html]
+
+
+def test_the_ranking_shows_the_new_class_wherever_it_stands():
+    table = two_class_table().replace(
+        class_names=list("abcdefgh"), class_attributes=np.ones((8, 2)), roles=["train"] * 7 + ["unseen"]
+    )
+    html = views.ranking(table, list(range(8)), -np.arange(8.0), new=7)
+    assert re.findall(r'<li value="(\d)"', html) == ["1", "2", "3", "4", "5", "8"]
+    assert html.count("yours") == 2 and "63.2%" in html  # 1 / (1 + 1/e + 1/e² + …)
+
+
+def test_bars_for_and_against_with_the_sum_of_everything():
+    html = views.why(two_class_table(), ["wing: black", "neck"], 0, 1, np.array([1.5, -0.25]), -0.5)
+    assert html.index("wing: black") < html.index("+1.50") < html.index("neck") < html.index("−0.25")
+    assert "80 vs 0" in html and "20 vs 60" in html
+    assert "All 2 attributes: +1.25." in html and "−0.50" in html and "differ by +0.75" in html
+
+
+# The folder as a Space -----------------------------------------------------------------------------------------------
+
+
+def test_the_space_names_a_gradio_that_its_requirements_and_the_packages_allow():
+    front = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert front["sdk"] == "gradio" and (SPACE / front["app_file"]).is_file() and front["license"] == "apache-2.0"
+    ours = (SPACE.parents[1] / "setup.py").read_text(encoding="utf-8")
+    for line in (SPACE / "requirements.txt").read_text().splitlines():
+        assert f'"{line}"' in ours, f"{line} is not what setup.py asks for"
+        if Requirement(line).name == "gradio":
+            assert Requirement(line).specifier.contains(front["sdk_version"])
+
+
+def test_the_example_pictures_are_small():
+    files = sorted((SPACE / "examples").iterdir())
+    assert len(files) >= 4
+    for file in files:
+        assert file.stat().st_size < 30_000
+        scoring.open_photo(str(file))
+
+
+# The page, without a browser -----------------------------------------------------------------------------------------
+
+
+@needs_gradio
+def test_a_new_class_is_placed_refused_or_waits_for_a_photo(model, reading):
+    page = importlib.import_module("app").Page(model, "tiny birds")
+
+    def note(reading, name="mine", start=scoring.AVERAGE, chosen=(), settings=None):
+        return page.answer(reading, name, start, list(chosen), settings or {}, -1)[2]
+
+    assert "Choose an attribute" in note(reading)
+    assert "a photo shows its place" in note(None, chosen=["attribute 3"])
+    assert re.search("<b>mine</b>: place [1-8] of 8", note(reading, chosen=["attribute 3"]))
+    assert re.search("<b>mine</b>: place [1-8] of 8", note(reading, start=0))
+    assert 'role="alert"' in note(reading, "bird a", chosen=["attribute 3"])
+    zero = note(reading, start=scoring.NOTHING, chosen=["attribute 3"], settings={"attribute 3": 0})
+    assert 'role="alert"' in zero and "Every attribute is 0" in zero
+
+
+@needs_gradio
+def test_the_best_class_is_compared_with_the_class_that_was_asked_for(model, reading):
+    page = importlib.import_module("app").Page(model, "tiny birds")
+    logits = scoring.class_logits(model, reading, model.attribute_table)
+    best, second, *_, last = (model.config.id2label[k].replace("_", "_<wbr>") for k in logits.argsort()[::-1])
+
+    def why(other):
+        return page.answer(reading, "", scoring.AVERAGE, [], {}, other)[1]
+
+    for other in (-1, int(logits.argmax()), 7):  # 7: the new class, which is not described
+        assert f"Why {best}, and not {second}?" in why(other)
+    assert f"Why {best}, and not {last}?" in why(int(logits.argmin()))
+
+
+# In a browser --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(model):
+    """Address of the running app, and the hosts that its server asked for."""
+    app = importlib.import_module("app")
+    asked, look_up = [], socket.getaddrinfo
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            socket, "getaddrinfo", lambda host, *rest, **more: asked.append(host) or look_up(host, *rest, **more)
+        )
+        page = app.Page(model, "tiny birds").build()
+        _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **app.LAUNCH)
+        yield address, asked
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install -e .[test]"
+    )
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    with playwright.sync_playwright() as engine:
+        offline = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", offline])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, served):
+    """A fresh visit; afterwards, nothing may have been asked of another host, and no script have failed."""
+    address, asked = served
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(30_000)
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.get_by_role("button", name="griffle").wait_for()
+    yield page
+    page.close()
+    assert not [url for url in requests if not url.startswith((address, "data:", "blob:"))]
+    assert set(asked) <= {"127.0.0.1", "localhost", None}
+    assert not errors
+
+
+def upload(page, content: bytes, name: str = "bird.png") -> None:
+    kind = {"name": name, "mimeType": "image/png", "buffer": content}
+    page.locator("#photo input[type=file]").set_input_files(kind)
+
+
+def choose(page, field: str, text: str) -> None:
+    """Search in a dropdown and take what it finds."""
+    box = page.locator(f"{field} input")
+    box.click()
+    box.fill(text)
+    page.get_by_role("option", name=text).first.click()
+    box.blur()
+
+
+def in_browser(test):
+    return pytest.mark.slow(needs_gradio(test))
+
+
+@in_browser
+def test_an_uploaded_photo_gets_a_ranking_reasons_and_heat_maps_of_both_experts(page):
+    upload(page, (SPACE / "examples" / "creature_01.png").read_bytes())
+    page.locator("#ranking li").nth(4).wait_for()
+    page.get_by_text(re.compile(r"Why bird ., and not bird .\?")).wait_for()
+    assert page.locator("#reasons .bar").count() >= 2
+    maps = {expert: page.get_by_alt_text(re.compile(f"the {expert} expert found")) for expert in ("coarse", "fine")}
+    before = [maps[expert].get_attribute("src") for expert in ("coarse", "fine")]
+    assert len(set(before)) == 2
+    choose(page, "#attribute", "attribute 3")  # the first one shown is another
+    page.get_by_alt_text("The photo in grey, orange where the fine expert found attribute 3").wait_for()
+    page.wait_for_function("src => ![...document.images].some(image => image.src == src)", arg=before[0])
+
+
+@in_browser
+def test_a_described_class_joins_the_ranking_and_follows_its_slider(page):
+    page.get_by_role("button", name="griffle").click()
+    page.locator("#ranking li").first.wait_for()
+    assert page.locator("#ranking .yours").count() == 0
+    page.get_by_label("Its name").fill("griffle")
+    choose(page, "#chosen", "attribute 3")
+    page.locator("#ranking .yours", has_text="griffle").wait_for()
+    note = page.locator("#note")
+    assert re.search(r"griffle: place \d of 8, \d", note.inner_text())
+    slider = page.get_by_label("range slider for attribute 3")
+    before = note.inner_text()
+    slider.focus()
+    slider.press("Home")
+    page.wait_for_function("before => document.querySelector('#note').innerText != before", arg=before)
+    page.get_by_role("button", name="For the pipeline").click()
+    described = json.loads(page.locator("#copied .cm-content").inner_text())
+    assert described["griffle"]["attribute 3"] == pytest.approx(0.1) and len(described["griffle"]) == 8
+    page.get_by_role("button", name="Start again").click()
+    page.get_by_text("Choose an attribute").wait_for()
+    assert page.locator("#ranking .yours").count() == 0 and slider.count() == 0
+
+
+@in_browser
+def test_a_name_that_exists_and_a_description_of_zeros_are_answered_in_the_page(page):
+    page.get_by_role("button", name="griffle").click()
+    page.locator("#ranking li").first.wait_for()
+    page.get_by_label("Its name").fill("Bird A")
+    choose(page, "#chosen", "attribute 3")
+    alert = page.locator("#note [role=alert]")
+    alert.get_by_text("a class Bird A already").wait_for()
+    page.get_by_label("Its name").fill("no bird")
+    page.locator("#ranking .yours").wait_for()
+    page.get_by_title("Clear").click()
+    choose(page, "#start", "nothing")
+    alert.get_by_text("Every attribute is 0").wait_for()
+    choose(page, "#chosen", "attribute 3")
+    page.locator("#ranking .yours", has_text="no bird").wait_for()
+
+
+@in_browser
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_after_a_broken_file_the_page_says_so_and_goes_on(page, content):
+    upload(page, content)
+    page.locator("#problem [role=alert]", has_text="does not open as a picture").wait_for()
+    assert page.locator("#ranking li").count() == 0
+    assert "Traceback" not in page.locator("body").inner_text()
+    page.get_by_role("button", name="Remove Image").click()
+    page.locator("#problem").wait_for(state="hidden")
+    page.locator("#ranking").get_by_text("Drop a photo").wait_for()
+    page.get_by_role("button", name="griffle").click()
+    page.locator("#ranking li").first.wait_for()
+
+
+@in_browser
+def test_on_a_phone_nothing_is_wider_than_the_screen(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.get_by_role("button", name="griffle").click()
+    page.locator("#ranking li").first.wait_for()
+    for attribute in ("attribute 1", "attribute 2", "attribute 3"):
+        choose(page, "#chosen", attribute)
+    page.get_by_label("range slider for attribute 3").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    wide = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 391).length"
+    assert page.evaluate(wide) == 0
