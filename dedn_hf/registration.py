@@ -1,46 +1,53 @@
 """Makes the Auto classes of transformers know DEDN, so that an installed dedn_hf needs no `trust_remote_code`.
 
-`import dedn_hf` imports neither torch nor transformers. So registration waits until transformers loads its table of
-models, whichever of the two packages is imported first.
+`import dedn_hf` imports neither torch nor transformers. So registration waits until transformers loads its tables of
+configurations and models, in whatever order and through whatever module it does so.
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 
-AUTO_MODELS = "transformers.models.auto.modeling_auto"
+AUTO_CONFIGS, AUTO_MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
+CONFIG, MODEL = "dedn_hf.modeling.configuration_dedn", "dedn_hf.modeling.modeling_dedn"
 
 
 def register() -> None:
-    """Register configuration and model with transformers' Auto classes."""
-    from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
+    """Register configuration and model with those of transformers' Auto classes that are loaded; again does no harm.
 
-    from dedn_hf.modeling.configuration_dedn import DEDNConfig
-    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
-
-    AutoConfig.register(DEDNConfig.model_type, DEDNConfig, exist_ok=True)
-    for auto in (AutoModel, AutoModelForZeroShotImageClassification):
-        auto.register(DEDNConfig, DEDNForZeroShot, exist_ok=True)
+    A module of ours that is being imported, and has by that loaded transformers, lacks its class yet: it comes later.
+    """
+    auto_config = getattr(sys.modules.get(AUTO_CONFIGS), "AutoConfig", None)
+    if auto_config and (config := getattr(import_module(CONFIG), "DEDNConfig", None)):
+        auto_config.register(config.model_type, config, exist_ok=True)
+    table = sys.modules.get(AUTO_MODELS)
+    auto_model = getattr(table, "AutoModelForZeroShotImageClassification", None)
+    if auto_model and (model := getattr(import_module(MODEL), "DEDNForZeroShot", None)):
+        for auto in (auto_model, table.AutoModel):
+            auto.register(model.config_class, model, exist_ok=True)
 
 
 def register_when_loaded() -> None:
-    """Register now, where transformers' table of models is loaded already, or as soon as it is."""
-    if AUTO_MODELS in sys.modules:
-        register()
-    elif not any(isinstance(finder, _AfterAutoModels) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _AfterAutoModels())
+    """Register now what is loaded already, and the rest as soon as it is."""
+    if not any(isinstance(finder, _Watch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
+    register()
 
 
-class _AfterAutoModels(MetaPathFinder):
-    """Finds nothing itself; when the table of models is imported, it steps aside and registers after it."""
+class _Watch(MetaPathFinder):
+    """Finds nothing itself; when one of the four modules above has been loaded, it lets `register` run."""
+
+    def __init__(self) -> None:
+        self.awaited = {AUTO_CONFIGS, AUTO_MODELS, CONFIG, MODEL} - set(sys.modules)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name != AUTO_MODELS:
+        if name not in self.awaited:
             return None
-        sys.meta_path.remove(self)
+        self.awaited.remove(name)
         spec = find_spec(name)
         if spec is None or spec.loader is None:
             return spec

@@ -2,21 +2,18 @@
 
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
 from tests.tiny_runs import image_model
 
 IMPORTS = {
-    "dedn_hf first": """
-        import dedn_hf
-        from transformers import AutoConfig, AutoModelForZeroShotImageClassification as Auto
-    """,
-    "transformers first": """
-        from transformers import AutoConfig, AutoModelForZeroShotImageClassification as Auto
-        import dedn_hf
-    """,
+    "dedn_hf first": "import dedn_hf",
+    "transformers first": "import transformers.models.auto.modeling_auto; import dedn_hf",
+    "a model first": "from dedn_hf import DEDNForZeroShot; import dedn_hf",
+    "a configuration first": "from dedn_hf import DEDNConfig; import dedn_hf",
+    "a module first": "import dedn_hf.modeling.modeling_dedn; import dedn_hf",
+    "a pipeline first": "from dedn_hf import DEDNPipeline; import dedn_hf",
 }
 
 
@@ -30,18 +27,32 @@ def folder(tmp_path_factory):
     return folder
 
 
+def check(*lines: str) -> None:
+    """Run lines of Python in a new process."""
+    result = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("order", IMPORTS)
 def test_the_installed_code_loads_a_folder_without_the_flag(order, folder):
-    code = textwrap.dedent(IMPORTS[order]) + textwrap.dedent(f"""
-        from transformers import pipeline
-        model = Auto.from_pretrained({str(folder)!r})
-        assert type(model) is dedn_hf.DEDNForZeroShot, type(model)
-        assert type(AutoConfig.from_pretrained({str(folder)!r})) is dedn_hf.DEDNConfig
-        pipe = pipeline("zero-shot-image-classification", {str(folder)!r}, pipeline_class=dedn_hf.DEDNPipeline)
-        assert type(pipe.model) is dedn_hf.DEDNForZeroShot
-    """)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    check(
+        IMPORTS[order],
+        "from transformers import AutoConfig",
+        f"assert type(AutoConfig.from_pretrained({str(folder)!r})) is dedn_hf.DEDNConfig",
+        "from transformers import AutoModelForZeroShotImageClassification as Auto",
+        f"assert type(Auto.from_pretrained({str(folder)!r})) is dedn_hf.DEDNForZeroShot",
+    )
+
+
+@pytest.mark.slow
+def test_the_pipeline_needs_no_flag_with_the_installed_class(folder):
+    check(
+        "import dedn_hf",
+        "from transformers import pipeline",
+        f"pipe = pipeline('zero-shot-image-classification', {str(folder)!r}, pipeline_class=dedn_hf.DEDNPipeline)",
+        "assert type(pipe.model) is dedn_hf.DEDNForZeroShot",
+    )
 
 
 def test_importing_dedn_hf_imports_neither_torch_nor_transformers():
@@ -50,16 +61,11 @@ def test_importing_dedn_hf_imports_neither_torch_nor_transformers():
     assert result.stdout.strip() == "[]"
 
 
-def test_the_finder_steps_aside_after_its_work():
-    code = textwrap.dedent("""
-        import sys, dedn_hf
-        from dedn_hf.registration import register_when_loaded
-        ours = lambda: [f for f in sys.meta_path if type(f).__module__ == "dedn_hf.registration"]
-        register_when_loaded()
-        assert len(ours()) == 1, "it waits once, however often it is asked"
-        import transformers.models.auto.modeling_auto
-        assert not ours()
-        register_when_loaded()  # loaded now: registers at once, again
-        assert not ours()
-    """)
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_asking_twice_watches_once():
+    check(
+        "import sys, dedn_hf",
+        "from dedn_hf.registration import register_when_loaded",
+        "register_when_loaded()",
+        "ours = [f for f in sys.meta_path if type(f).__module__ == 'dedn_hf.registration']",
+        "assert len(ours) == 1",
+    )
