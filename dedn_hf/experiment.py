@@ -70,6 +70,11 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
         raise ValueError(
             "train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache."
         )
+    if (settings.feature_views > 1) != (experiment.features is not None and settings.augmentation != "none"):
+        raise ValueError(
+            "Augmentation of cached features needs feature_views > 1 (views that are cached too) and a folder for the "
+            f"cache; feature_views is {settings.feature_views}, augmentation {settings.augmentation!r}."
+        )
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
     output.mkdir(parents=True, exist_ok=True)
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
@@ -81,12 +86,12 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     task = test_task(splits, table)
     model = new_model(experiment, table, settings)
     model.config.calibration_bias += bias  # it was chosen on top of what the settings give
-    cache = open_cache(experiment, model, accelerator)
+    caches = open_caches(experiment, model, settings, accelerator)
     keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
     final = TrainingSettings.from_dict(settings.to_dict())
     if settings.select_on != "test":
         final.evaluate_every = final.epochs
-    inputs, checkpoints = inputs_of(task, model, settings, cache), output / CHECKPOINTS
+    inputs, checkpoints = inputs_of(task, model, settings, caches), output / CHECKPOINTS
     history = fit(model, task, inputs, final, accelerator, checkpoints, keeper)
     stopwatch.lap("training")
     chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
@@ -117,7 +122,7 @@ def select(
     splits, table = experiment.load(True)
     task = validation_task(splits, table)
     model = new_model(experiment, task.table, settings)
-    cache = open_cache(experiment, model, accelerator)
+    caches = open_caches(experiment, model, settings, accelerator)
     biases: dict[int, float] = {}
 
     def measure(_model, epoch: dict, predictions: tuple[np.ndarray, np.ndarray]) -> None:
@@ -126,7 +131,7 @@ def select(
             epoch.update(H_uncalibrated=epoch["H"], **calibrated_scores(*predictions, task.table.seen, bias))
             epoch["calibration_bias"] = bias
 
-    inputs = inputs_of(task, model, settings, cache)
+    inputs = inputs_of(task, model, settings, caches)
     history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, measure)
     chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
     accelerator.free_memory()  # else the next checkpoints would hold this model too
@@ -147,23 +152,38 @@ def new_model(experiment: Experiment, table: AttributeTable, settings: TrainingS
     return experiment.build(table)
 
 
-def open_cache(experiment: Experiment, model: DEDNForZeroShot, accelerator: Accelerator) -> FeatureCache | None:
-    """The feature cache of all images of the data set, made by the main process if it is not there."""
+def open_caches(
+    experiment: Experiment, model: DEDNForZeroShot, settings: TrainingSettings, accelerator: Accelerator
+) -> list[FeatureCache]:
+    """The feature cache of all images of the data set, and those of further views of the training images.
+
+    The main process makes what is not there. Without a folder for features, there are none.
+    """
     if experiment.features is None:
-        return None
+        return []
     splits, _ = experiment.load(False)
-    images = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in splits.values()])
+    splits = {name: split.select_columns(["image", "file"]) for name, split in splits.items()}
+    everything = datasets.concatenate_datasets(list(splits.values()))
+    how = {"precision": settings.feature_precision, "num_workers": settings.num_workers}
     model.to(accelerator.device)
     with accelerator.main_process_first():
-        return FeatureCache.open_or_build(experiment.features, model, images)
+        caches = [FeatureCache.open_or_build(experiment.features, model, everything, **how)]
+        for view in range(1, settings.feature_views):
+            folder, options = experiment.features / f"view-{view}", {"view": view, **augmentation_of(settings)}
+            caches.append(FeatureCache.open_or_build(folder, model, splits["train"], view=options, **how))
+    return caches
 
 
-def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, cache: FeatureCache | None) -> Inputs:
-    """Cached features where there is a cache, else images, augmented for training."""
-    if cache is not None:
-        return task.cached(cache)
-    training = training_transform(model, settings.augmentation, settings.crop_scale, settings.jitter)
-    return task.decoded(training, evaluation_transform(model))
+def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]) -> Inputs:
+    """Cached features where there are caches, else images, augmented for training."""
+    if caches:
+        return task.cached(*caches)
+    return task.decoded(training_transform(model, **augmentation_of(settings)), evaluation_transform(model))
+
+
+def augmentation_of(settings: TrainingSettings) -> dict:
+    """Arguments of `training_transform`."""
+    return {name: getattr(settings, name) for name in ("augmentation", "crop_scale", "jitter")}
 
 
 class Best:

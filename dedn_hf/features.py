@@ -12,7 +12,7 @@ import logging
 import mmap
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dedn_hf.transforms import ImageBatches, as_it_is, evaluation_transform
+from dedn_hf.transforms import FixedViews, ImageBatches, as_it_is, evaluation_transform, training_transform
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -45,7 +45,7 @@ class FeatureCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.identity = read_identity(self.folder)
+        self.identity = {"precision": "float32", "view": None, **read_identity(self.folder)}
         self.dtype = DTYPES[self.identity["dtype"]]
         self.shape = (len(self.identity["files"]), *self.identity["feature_shape"])
         path, size = self.folder / FEATURES_FILE, 2 * int(np.prod(self.shape))
@@ -97,10 +97,12 @@ class FeatureCache:
         cls, folder: str | Path, model: DEDNForZeroShot, images: datasets.Dataset, **options
     ) -> FeatureCache:
         """The cache in `folder`, made first if it is not there; arguments and errors as `build`, and as `require`."""
+        dtype = options.get("dtype")
         if not (Path(folder) / IDENTITY_FILE).exists():
             return cls.build(folder, model, images, **options)
         cache = cls(folder)
-        cache.require(identity_of(model, images, options.get("dtype", cache.identity["dtype"])))
+        options = {name: options[name] for name in ("precision", "view") if name in options}
+        cache.require(identity_of(model, images, dtype or cache.identity["dtype"], **options))
         return cache
 
     @classmethod
@@ -110,6 +112,8 @@ class FeatureCache:
         model: DEDNForZeroShot,
         images: datasets.Dataset,
         dtype: str = "float16",
+        precision: str = "float32",
+        view: dict | None = None,
         batch_size: int = 32,
         num_workers: int = 0,
         progress: bool = True,
@@ -119,7 +123,9 @@ class FeatureCache:
         The folder appears when it is complete; an interrupted run leaves `folder.partial`, which the next replaces.
 
         Args:
-            dtype: 'float16' or 'bfloat16'. batch_size: images at a time. num_workers: processes that decode.
+            dtype: 'float16' or 'bfloat16', of the file. precision: 'float32' or 'bfloat16', in which the backbone
+                computes. view: arguments of `training_transform` and a number 'view', for an augmented view of every
+                image. batch_size: images at a time. num_workers: processes that decode.
 
         Raises:
             ValueError: unknown dtype, files that stand twice. FileExistsError: `folder` holds something else.
@@ -129,12 +135,15 @@ class FeatureCache:
             raise ValueError(f"A feature cache holds float16 or bfloat16, not {dtype!r}.")
         if folder.exists() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty and no finished feature cache. Give an empty or new folder.")
-        identity = identity_of(model, images, dtype)
+        identity = identity_of(model, images, dtype, precision, view)
+        source = (
+            ImageBatches(images, evaluation_transform(model)) if view is None else augmented(model, images, **view)
+        )
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with open(partial / FEATURES_FILE, "wb") as file:
-            for features in extract(model, images, batch_size, num_workers, progress):
+            for features in extract(model, source, precision, batch_size, num_workers, progress):
                 file.write(_finite(features.to(DTYPES[dtype])).view(torch.uint16).numpy().tobytes())
             file.flush()
             os.fsync(file.fileno())
@@ -149,33 +158,53 @@ class CachedFeatures(Dataset):
     """The images of one split as batches of cached features: `features` B x C x H x W and `labels` B.
 
     Args:
-        cache: a `FeatureCache` that holds all files of the split. files, labels: of the split's images.
+        caches: each a `FeatureCache` that holds all files of the split, several for several views of the images: every
+            image of a batch is then of a view drawn at random. files, labels: of the split's images.
     """
 
-    def __init__(self, cache: FeatureCache, files: Sequence[str], labels: Sequence[int]) -> None:
-        self.cache = cache
-        self.rows = cache.rows(files)
+    def __init__(self, caches: Sequence[FeatureCache], files: Sequence[str], labels: Sequence[int]) -> None:
+        self.caches = caches
+        self.rows = [cache.rows(files) for cache in caches]
         self.labels = torch.as_tensor(labels)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch in one read."""
-        return {"features": self.cache.read(self.rows[indices]), "labels": self.labels[indices]}
+        """A whole batch, one read a view."""
+        if len(self.caches) == 1:
+            features = self.caches[0].read(self.rows[0][indices])
+        else:
+            views = torch.randint(len(self.caches), (len(indices),)).numpy()
+            parts = [cache.read(rows[indices][views == v]) for v, (cache, rows) in enumerate(self._views())]
+            features = torch.cat(parts)[np.argsort(np.argsort(views, kind="stable"))]
+        return {"features": features, "labels": self.labels[indices]}
+
+    def _views(self) -> Iterator[tuple[FeatureCache, np.ndarray]]:
+        return zip(self.caches, self.rows, strict=True)
+
+
+def augmented(model: DEDNForZeroShot, images: datasets.Dataset, view: int, **options) -> FixedViews:
+    """View number `view` of every image; `options` as of `training_transform`."""
+    return FixedViews(images, training_transform(model, **options), view)
 
 
 @torch.no_grad()
-def extract(model: DEDNForZeroShot, images: datasets.Dataset, batch_size: int, num_workers: int, progress: bool):
+def extract(
+    model: DEDNForZeroShot, source: Dataset, precision: str, batch_size: int, num_workers: int, progress: bool
+) -> Iterator[torch.Tensor]:
     """Feature maps of all images in order, B x C x H x W at a time, on the CPU."""
-    source = ImageBatches(images, evaluation_transform(model))
     loader = DataLoader(source, batch_size, num_workers=num_workers, collate_fn=as_it_is)
     model.eval()
     for batch in tqdm(loader, desc="extracting features", disable=not progress):
-        yield model.extract_features(batch["pixel_values"].to(model.device)).float().cpu().contiguous()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            features = model.extract_features(batch["pixel_values"].to(model.device))
+        yield features.float().cpu().contiguous()
 
 
-def identity_of(model: DEDNForZeroShot, images: datasets.Dataset, dtype: str) -> dict:
+def identity_of(
+    model: DEDNForZeroShot, images: datasets.Dataset, dtype: str, precision: str = "float32", view: dict | None = None
+) -> dict:
     """What a cache of these images must have been made from. Raises ValueError where a file stands twice."""
     c = model.config
     files = list(images["file"])
@@ -187,6 +216,8 @@ def identity_of(model: DEDNForZeroShot, images: datasets.Dataset, dtype: str) ->
         "preprocessing": [c.image_size, list(c.image_mean), list(c.image_std), c.interpolation, c.crop_pct],
         "feature_shape": list(c.feature_shape),
         "dtype": dtype,
+        "precision": precision,
+        "view": view,
         "contents": contents_hash(images),
         "files": files,
     }

@@ -16,6 +16,7 @@ CHOICES = {
     "select_on": ("val", "test", "last"),
     "augmentation": ("none", "flip", "crop"),
     "mixed_precision": ("no", "bf16", "fp16"),
+    "feature_precision": ("float32", "bfloat16"),
 }
 
 
@@ -36,6 +37,9 @@ class TrainingSettings:
         ema_decay: decay per step of an exponential moving average of the weights, used for evaluation; None: none.
         augmentation: 'none', 'flip' or 'crop', of training images. crop_scale: smallest area of a crop, 0..1.
             jitter: of 'crop', largest relative change of brightness and of contrast, 0..1.
+        feature_views: with cached features, how many views of each training image the cache holds: the plain one, and
+            others augmented as above, of which training draws one at random; 1: the plain one only.
+        feature_precision: 'float32' or 'bfloat16', in which the frozen backbone computes what is cached.
         channels_last: memory layout of the backbone, faster for many convolutional networks.
         select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
             picks the epoch that is best on the test splits (the published protocol); 'last' evaluates the last epoch.
@@ -69,6 +73,8 @@ class TrainingSettings:
     augmentation: str = "none"
     crop_scale: float = 0.4
     jitter: float = 0.0
+    feature_views: int = 1
+    feature_precision: str = "float32"
     channels_last: bool = False
     select_on: str = "val"
     calibrate: bool = False
@@ -86,7 +92,7 @@ class TrainingSettings:
             kind, optional = {"int": int, "float": float}.get(f.type.removesuffix(" | None")), f.type.endswith("None")
             if kind and not (optional and getattr(self, f.name) is None):
                 setattr(self, f.name, _number(f.name, getattr(self, f.name), kind))
-        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every"):
+        for name in ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every", "feature_views"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         for name in ("learning_rate", "backbone_learning_rate"):
@@ -94,6 +100,11 @@ class TrainingSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}, a share of all steps; it must be 0 or more and below 1.")
+        if self.feature_views > 1 and self.augmentation == "none":
+            raise ValueError(
+                f"feature_views is {self.feature_views}, but augmentation is 'none': all views would be the same. "
+                "Use augmentation='crop' or 'flip'."
+            )
         if self.calibrate and self.select_on != "val":
             raise ValueError("calibrate=True chooses the unseen bias on validation classes: it needs select_on='val'.")
 

@@ -34,9 +34,11 @@ class Task:
     images: dict[str, datasets.Dataset]
     labels: dict[str, torch.Tensor]
 
-    def cached(self, cache: FeatureCache) -> Inputs:
-        """Its splits as batches of cached features."""
-        return lambda split: CachedFeatures(cache, list(self.images[split]["file"]), self.labels[split])
+    def cached(self, cache: FeatureCache, *views: FeatureCache) -> Inputs:
+        """Its splits as batches of cached features; 'train' also from further views of its images."""
+        return lambda split: CachedFeatures(
+            [cache, *views] if split == "train" else [cache], list(self.images[split]["file"]), self.labels[split]
+        )
 
     def decoded(self, training: Transform, evaluation: Transform) -> Inputs:
         """Its splits as batches of pixels; 'train' with the training transform."""

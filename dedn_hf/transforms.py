@@ -92,6 +92,22 @@ class ImageBatches(Dataset):
         return batch
 
 
+class FixedViews(ImageBatches):
+    """As `ImageBatches`, but a random transform gives an image the same view every time, whoever decodes it."""
+
+    def __init__(self, images: datasets.Dataset, transform: Transform, view: int) -> None:
+        super().__init__(images, transform)
+        self.view = view
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        views = []
+        with torch.random.fork_rng(devices=[]):
+            for index, image in zip(indices, self.images[indices]["image"], strict=True):
+                torch.manual_seed(self.view * 10_000_000 + index)
+                views.append(self.transform(image.convert("RGB")))
+        return {"pixel_values": torch.stack(views)}
+
+
 def as_it_is(batch: dict) -> dict:
     """The `collate_fn` for data sets that give whole batches."""
     return batch

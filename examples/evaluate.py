@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data import load
 from dedn_hf.evaluation import evaluate
-from dedn_hf.experiment import Experiment, inputs_of, open_cache, write_json
+from dedn_hf.experiment import Experiment, inputs_of, open_caches, write_json
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.tasks import Inputs, Task, test_task, validation_task
@@ -72,11 +72,11 @@ def require_same_classes(model: DEDNForZeroShot, table: AttributeTable) -> None:
 
 def inputs_from(model: DEDNForZeroShot, task: Task, data: dict, folder: str | None, accelerator) -> Inputs:
     """Batches of cached features where a folder is given, else of images."""
-    cache = None
-    if folder:
-        experiment = Experiment(lambda validation: load(validation=validation, **data), None, features=Path(folder))
-        cache = open_cache(experiment, model, accelerator)
-    return inputs_of(task, model, TrainingSettings(), cache)
+    experiment = Experiment(
+        lambda validation: load(validation=validation, **data), None, features=Path(folder) if folder else None
+    )
+    settings = TrainingSettings()
+    return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))
 
 
 def print_report(results: dict, accuracies: dict[str, float], worst: int = 5) -> None:

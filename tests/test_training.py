@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot, training
-from dedn_hf.experiment import Experiment, inputs_of, run
+from dedn_hf.experiment import Experiment, inputs_of, open_caches, run
 from dedn_hf.features import CachedFeatures, FeatureCache
 from dedn_hf.sampling import Batches
 from dedn_hf.settings import TrainingSettings, read_preset
@@ -155,7 +155,7 @@ def test_features_are_found_by_the_name_of_the_file(images, tmp_path):
     model = seeded_model()
     cache = FeatureCache.build(tmp_path / "cache", model, images, progress=False)
     files = ["bird f/4.png", "bird a/0.png"]
-    batch = CachedFeatures(cache, files, [5, 0]).__getitems__([1, 0])
+    batch = CachedFeatures([cache], files, [5, 0]).__getitems__([1, 0])
     assert batch["labels"].tolist() == [0, 5]
     expected = extracted(model, images)[[0, 4]]
     torch.testing.assert_close(batch["features"].float(), expected, rtol=1e-3, atol=1e-3)
@@ -290,7 +290,7 @@ def test_tasks_without_images_or_roles_are_refused():
 
 def test_evaluation_sees_what_the_image_processor_gives():
     model, (splits, table) = seeded_model(), load_tiny()
-    inputs = inputs_of(full_task(splits, table), model, settings(augmentation="crop"), None)
+    inputs = inputs_of(full_task(splits, table), model, settings(augmentation="crop"), [])
     batch = inputs("seen").__getitems__([2, 0])
     pictures = [splits["test_seen"][i]["image"] for i in (2, 0)]
     expected = model.image_processor()(images=pictures, return_tensors="pt")["pixel_values"]
@@ -507,7 +507,7 @@ def test_fine_tuning_trains_the_backbone_but_not_its_frozen_stages(accelerator, 
         epochs=1, train_backbone=True, frozen_stages=["conv1", "layer1"], freeze_batch_norm=True, augmentation="crop"
     )
     task = full_task(splits, table)
-    fit(model, task, inputs_of(task, model, chosen, None), chosen, accelerator, tmp_path)
+    fit(model, task, inputs_of(task, model, chosen, []), chosen, accelerator, tmp_path)
     moved = {
         name for name, tensor in model.backbone.body.state_dict().items() if not torch.equal(tensor, before[name])
     }
@@ -828,3 +828,74 @@ def test_every_key_of_a_preset_is_known(path):
         preset = read_preset(path, variant)
         TrainingSettings.from_dict(preset["training"])
         assert not [key for key in preset["model"] if key not in builder and not hasattr(DEDNConfig, key)]
+
+
+# Views ---------------------------------------------------------------------------------------------------------------
+
+
+def views(**changes) -> TrainingSettings:
+    return settings(augmentation="crop", feature_views=3, select_on="last", epochs=2, **changes)
+
+
+def test_cached_views_differ_from_the_plain_one_and_are_the_same_every_time(accelerator, tmp_path):
+    caches = {}
+    for name in ("a", "b"):
+        given = experiment(tmp_path, features=tmp_path / name)
+        caches[name] = open_caches(given, seeded_model(), views(num_workers=2 if name == "b" else 0), accelerator)
+    assert [len(cache) for cache in caches["a"]] == [35, 20, 20]
+    rows = caches["a"][0].rows(caches["a"][1].identity["files"])
+    plain, first, second = caches["a"][0].read(rows), caches["a"][1].read(range(20)), caches["a"][2].read(range(20))
+    assert not torch.equal(first, second) and not torch.equal(plain, first)
+    for cache, again in zip(caches["a"], caches["b"], strict=True):
+        assert torch.equal(cache.read(range(len(cache))), again.read(range(len(again))))
+
+
+def test_training_draws_every_view_and_evaluation_the_plain_one(accelerator, tmp_path):
+    given, chosen = experiment(tmp_path), views()
+    caches = open_caches(given, seeded_model(), chosen, accelerator)
+    task = full_task(*load_tiny())
+    inputs = inputs_of(task, seeded_model(), chosen, caches)
+    file = task.images["train"]["file"][3]
+    ways = [cache.read(cache.rows([file]))[0] for cache in caches]
+    drawn = [inputs("train").__getitems__([3, 5])["features"][0] for _ in range(60)]
+    counts = [sum(torch.equal(features, way) for features in drawn) for way in ways]
+    assert sum(counts) == 60 and min(counts) > 0
+    seen = inputs("seen").__getitems__([0])["features"][0]
+    assert torch.equal(seen, caches[0].read(caches[0].rows([task.images["seen"]["file"][0]]))[0])
+
+
+def test_a_batch_keeps_its_order_whatever_the_views(accelerator, tmp_path):
+    caches = open_caches(experiment(tmp_path), seeded_model(), views(), accelerator)
+    task = full_task(*load_tiny())
+    data = CachedFeatures(caches, list(task.images["train"]["file"]), task.labels["train"])
+    batch = data.__getitems__([7, 2, 7, 0])
+    assert torch.equal(batch["labels"], task.labels["train"][[7, 2, 7, 0]])
+    for features, index in zip(batch["features"], [7, 2, 7, 0], strict=True):
+        file = task.images["train"]["file"][index]
+        assert any(torch.equal(features, cache.read(cache.rows([file]))[0]) for cache in caches)
+
+
+def test_views_made_otherwise_are_refused(accelerator, tmp_path):
+    given = experiment(tmp_path)
+    open_caches(given, seeded_model(), views(), accelerator)
+    with pytest.raises(ValueError, match="view-1 was made from something else: view"):
+        open_caches(given, seeded_model(), views(crop_scale=0.9), accelerator)
+    with pytest.raises(ValueError, match='precision is "float32", not "bfloat16"'):
+        open_caches(given, seeded_model(), views(feature_precision="bfloat16"), accelerator)
+
+
+def test_a_run_with_views_trains_and_is_on_record(accelerator, tmp_path):
+    record = run(experiment(tmp_path), views(), tmp_path / "run", accelerator)
+    assert record["settings"]["feature_views"] == 3
+    assert math.isfinite(record["results"]["H"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "features"), [({"augmentation": "crop"}, True), ({"augmentation": "crop", "feature_views": 2}, False)]
+)
+def test_augmentation_that_would_not_happen_is_refused(changes, features, accelerator, tmp_path):
+    given = experiment(tmp_path, **({} if features else {"features": None}))
+    with pytest.raises(ValueError, match="Augmentation of cached features needs feature_views > 1"):
+        run(given, settings(**changes), tmp_path / "run", accelerator)
+    with pytest.raises(ValueError, match="all views would be the same"):
+        settings(feature_views=2)
