@@ -59,11 +59,13 @@ def environment() -> dict:
     """Machine and versions that the numbers belong to."""
     import torch
 
+    from dedn_hf.record import cpu_name
+
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -71,7 +73,7 @@ def environment() -> dict:
     }
 
 
-def report(name: str, rows: list[dict], note: str = "") -> None:
+def report(name: str, rows: list[dict], note: str = "", write: bool = True) -> None:
     """Print the rows as a table, and write them to results/NAME.json with the environment."""
     columns = list(rows[0])
     cells = [columns, *[[_shown(row.get(column)) for column in columns] for row in rows]]
@@ -79,6 +81,8 @@ def report(name: str, rows: list[dict], note: str = "") -> None:
     print(f"\n{name}" + (f": {note}" if note else ""))
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
+    if not write:
+        return
     RESULTS.mkdir(exist_ok=True)
     record = {"benchmark": name, "note": note, "environment": environment(), "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -86,8 +90,3 @@ def report(name: str, rows: list[dict], note: str = "") -> None:
 
 def _shown(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _cpu_name() -> str:
-    with open("/proc/cpuinfo") as cpuinfo:
-        return next((line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")), "unknown")

@@ -1,7 +1,7 @@
 """One training step on feature maps: ours (stacked queries, fused attention) against the published formulation.
 
 python benchmarks/step.py            times and peak memory, results/step.json
-python benchmarks/step.py --quick    one small size
+python benchmarks/step.py --quick    one small size, nothing written
 """
 
 import argparse
@@ -23,10 +23,10 @@ MODELS = {"ours": DEDNForZeroShot, "published": PublishedDEDN}
 CLASSES, ATTRIBUTES, GROUPS, BATCH, EMBEDDING = 200, 312, 6, 40, 300
 
 
-def build(kind: str, channels: int, side: int, device: str):
-    """A model, its batch and its optimizer."""
+def example_table() -> AttributeTable:
+    """A table of the size of CUB."""
     rng = np.random.default_rng(0)
-    table = AttributeTable(
+    return AttributeTable(
         [f"class {i}" for i in range(CLASSES)],
         [f"attribute {i}" for i in range(ATTRIBUTES)],
         rng.uniform(0, 100, (CLASSES, ATTRIBUTES)),
@@ -34,6 +34,11 @@ def build(kind: str, channels: int, side: int, device: str):
         ["train"] * 150 + ["unseen"] * 50,
         rng.normal(size=(ATTRIBUTES, EMBEDDING)),
     )
+
+
+def build(kind: str, channels: int, side: int, device: str):
+    """A model, its batch and its optimizer."""
+    table = example_table()
     torch.manual_seed(0)
     model = MODELS[kind].from_timm(None, table, feature_shape=[channels, side, side]).to(device).train()
     generator = torch.Generator().manual_seed(1)
@@ -75,7 +80,7 @@ def step_memory(kind: str, channels: int, side: int, dtype: str, device: str) ->
 def main() -> None:
     """Measure every size and precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small size")
+    parser.add_argument("--quick", action="store_true", help="one small size, nothing written")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--memory-of", nargs=4, metavar=("KIND", "C", "SIDE", "DTYPE"), help=argparse.SUPPRESS)
@@ -104,7 +109,7 @@ def main() -> None:
                 }
             )
             print(rows[-1], flush=True)
-    report("step", rows, f"batch {BATCH}, A {ATTRIBUTES}, {GROUPS} groups, {arguments.device}")
+    report("step", rows, f"batch {BATCH}, A {ATTRIBUTES}, {GROUPS} groups, {arguments.device}", not arguments.quick)
 
 
 if __name__ == "__main__":
