@@ -2,6 +2,7 @@
 # make test         install what the tests need into .venv, then lint, format check and tests
 # make cards        write model_cards/*.md again, from the records in docs/runs
 # make space        install the extra `space`, and start the app in examples/space on the quickstart's model
+# make bench        all benchmarks, see benchmarks/README.md; best on a machine that does nothing else
 # make lint, make format, make clean
 #
 # Another interpreter:  make test PYTHON=python3.12
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: quickstart test cards space lint format clean
+.PHONY: quickstart test cards space bench lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -35,6 +36,9 @@ cards: $(VENV)/.installed
 
 space: $(VENV)/.installed-space
 	$(BIN)/python examples/space/app.py $(MODEL)
+
+bench: $(VENV)/.installed-test
+	for name in step inference memory startup growth serving; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -87,3 +87,6 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        print("\ntrain.py: stopped. The same command goes on from the last checkpoint.", file=sys.stderr)
+        sys.exit(130)
