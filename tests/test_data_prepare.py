@@ -174,9 +174,8 @@ def test_the_command_says_what_to_mend(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_card_says_what_is_in_the_folder_and_on_which_terms(tmp_path):
-    names = classes_of("cub")
-    out = prepare("cub", tmp_path / "out", write_benchmark(tmp_path / "birds", "cub", names[:-3]))
+def test_the_card_says_what_is_in_the_folder_and_on_which_terms(birds, tmp_path):
+    out = prepare("cub", tmp_path / "out", birds)
     card = DatasetCard.load(out / "README.md")
     assert card.data.pretty_name == "CUB-200-2011" and card.data.license == "unknown"
     assert card.data.task_categories == ["zero-shot-image-classification"]
