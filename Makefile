@@ -33,6 +33,7 @@ cards: $(VENV)/.installed
 	$(BIN)/python -m dedn_hf.card docs/runs/row2-seed*.json --out model_cards/cub50-published-recipe.md
 	$(BIN)/python -m dedn_hf.card docs/runs/row3-seed*.json --out model_cards/cub50-calibrated.md
 	$(BIN)/python -m dedn_hf.card docs/runs/row4-seed*.json --out model_cards/cub50-finetuned.md
+	$(BIN)/python -m dedn_hf.card docs/runs/row5-seed*.json --out model_cards/cub50-views.md
 
 space: $(VENV)/.installed-space
 	$(BIN)/python examples/space/app.py $(MODEL)

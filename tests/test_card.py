@@ -28,8 +28,8 @@ from dedn_hf.settings import TrainingSettings
 from tests.tiny_runs import FEATURE_SHAPE, feature_model, image_model, load_tiny, picture, tiny_table
 
 ROOT = Path(__file__).parents[1]
-RUNS = sorted((ROOT / "docs" / "runs").glob("*.json"))
-ROWS = ["cub50-published-protocol", "cub50-published-recipe", "cub50-calibrated", "cub50-finetuned"]
+RUNS = sorted(path for path in (ROOT / "docs" / "runs").glob("*.json") if path.stem != "quickstart")
+ROWS = ["cub50-published-protocol", "cub50-published-recipe", "cub50-calibrated", "cub50-finetuned", "cub50-views"]
 
 
 @pytest.fixture(scope="module")
