@@ -1,17 +1,92 @@
-"""What a model looked at: region maps of the attributes, and how much each attribute spoke for a class.
+"""Why a model answered as it did: `explain` for one image; for batches, region maps and evidence as tensors.
 
 Letters of the shapes: B images, K classes, A attributes, E experts, H x W regions.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from dedn_hf.explanation import Explanation
+from dedn_hf.modeling.pipeline_dedn import open_image
+from dedn_hf.placement import crop_box
+
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+
+@torch.no_grad()
+def explain(
+    model: DEDNForZeroShot,
+    image: Any,
+    *,
+    class_name: str | None = None,
+    against: str | None = None,
+    attributes: Sequence[str] = (),
+    top_k: int = 5,
+    corrections: Mapping[str, float] | None = None,
+) -> Explanation:
+    """Look at an image once, and keep what is needed to say why the model answers as it does.
+
+    Example:
+
+    ```python
+    explanation = explain(model, "bird.jpg", against="Cardinal")
+    explanation.save("why.html")  # or .png, .svg, .json
+    explanation.correct({"has_bill_shape::hooked": 80}).ranking
+    ```
+
+    Args:
+        image: a path, a URL, a base64 string, bytes or a PIL image.
+        class_name: the class to explain; default, the best one.
+        against: the class to compare it with; default, the best of the others.
+        attributes: names of attributes to show heat maps of; default, those found that decided most.
+        top_k: how many classes to report, 1 or more.
+        corrections: attribute name -> true value in the scale of the model's table, see `Explanation.correct`.
+
+    Raises:
+        ValueError: unknown class or attribute (with near names), a broken image, a model in training mode or without
+            a backbone.
+    """
+    if model.training:
+        raise ValueError("The model is in training mode, in which it scores differently; call model.eval() first.")
+    if model.backbone is None:
+        raise ValueError("This model has no backbone (config.backbone is None), so it cannot look at an image.")
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be 1 or more.")
+    picture = open_image(str(image) if isinstance(image, Path) else image)
+    processor = model.image_processor()
+    pixel_values = processor(images=picture, return_tensors="pt")["pixel_values"].to(model.device)
+    scores, region_maps = model.attend(model.extract_features(pixel_values))
+    if region_maps is not None:
+        region_maps = as_array(region_maps[0].unflatten(-1, tuple(model.config.feature_shape[1:])))
+    weights = as_array(model.expert_weights(scores)[:, 0])
+    explanation = Explanation(
+        picture,
+        crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
+        model.attribute_table,
+        tuple(model.config.experts),
+        weights / weights.sum(),  # in float32 they sum to 1 nearly
+        as_array(model.scale_scores(model.mix_attentions(scores))[0]),
+        as_array(model.normalized_class_attributes()),
+        as_array(model.class_bias(model.seen)),
+        region_maps,
+        (class_name, against),
+        tuple(dict.fromkeys(attributes)),
+        top_k,
+    ).correct(corrections or {})
+    explanation.require_known_names()
+    return explanation
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """In float64, so that sums of many contributions come out exact."""
+    return tensor.double().cpu().numpy()
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -16,6 +17,7 @@ VERMILLION, BLUE, GREY = "#D55E00", "#0072B2", "#9A9A9A"
 GREEN, BLACK = "#009E73", "#000000"
 HEAT = LinearSegmentedColormap.from_list("heat", [(*to_rgb(VERMILLION), 0.0), (*to_rgb(VERMILLION), 0.9)])
 TEXT_SIZE, TITLE_SIZE = 9, 10
+EXPERT_MARKERS = {"coarse": "o", "fine": "^"}
 ACCURACY_STYLES = {"T1": (GREEN, "^"), "U": (VERMILLION, "o"), "S": (BLUE, "s"), "H": (BLACK, "D")}
 
 
@@ -41,12 +43,19 @@ def draw_heat(axes: Axes, image: np.ndarray, region_map: np.ndarray) -> None:
     without_ticks(axes)
 
 
+def paint_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """`heat` (height x width, 0..1) in orange over a pale grey version of an image (height x width x 3, 0..1)."""
+    grey = 0.25 + 0.7 * image.mean(axis=-1, keepdims=True)
+    cover = 0.9 * heat[..., None]
+    return grey * (1 - cover) + np.array(to_rgb(VERMILLION)) * cover
+
+
 def draw_bars(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None:
     """Classes and their scores (0..1) as horizontal bars, best first, its bar coloured."""
     places = range(len(names))
     axes.barh(places, scores, color=[BLUE, *[GREY] * (len(names) - 1)], height=0.35)
     for place, name, score in zip(places, names, scores, strict=True):
-        axes.text(0, place - 0.28, name, ha="left", va="bottom", fontsize=TEXT_SIZE)
+        axes.text(0, place - 0.28, name, parse_math=False, ha="left", va="bottom", fontsize=TEXT_SIZE)
         axes.text(1, place - 0.28, f"{score:.0%}", ha="right", va="bottom", fontsize=TEXT_SIZE)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) - 0.5, -0.9)
@@ -100,6 +109,102 @@ def figure_explaining(
                 panels[row, column].set_title(name, fontsize=TITLE_SIZE)
     right.supxlabel("Where each expert found the attribute (orange: strongest)", fontsize=TEXT_SIZE)
     return figure
+
+
+def draw_contributions(
+    axes: Axes,
+    names: Sequence[str],
+    values: Sequence[float],
+    expert_values: Mapping[str, Sequence[float]] | None = None,
+    title: str | None = None,
+) -> None:
+    """Bars to the right (blue, for a class) and to the left (orange, for the other), from the top down.
+
+    Args:
+        names, values: N of each. expert_values: expert -> N, drawn as a mark each, NaN for none.
+    """
+    places = np.arange(len(names))
+    axes.barh(places, values, color=[BLUE if value >= 0 else VERMILLION for value in values], height=0.6)
+    for expert, marks in (expert_values or {}).items():
+        style = {"color": "white", "edgecolor": BLACK, "linewidth": 0.9, "s": 22, "zorder": 3}
+        axes.scatter(marks, places, marker=EXPERT_MARKERS[expert], label=f"{expert} expert alone", **style)
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(places, names, fontsize=TEXT_SIZE, parse_math=False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="x", labelsize=TEXT_SIZE)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_title(title or "", fontsize=TITLE_SIZE, loc="left", parse_math=False)
+    if expert_values:
+        axes.legend(fontsize=TEXT_SIZE - 1, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.08), ncols=2)
+
+
+def draw_heat_maps(
+    panels: SubFigure, image: np.ndarray, names: Sequence[str], heats: Mapping[str, Sequence[np.ndarray]]
+) -> None:
+    """Rows of experts, columns of attributes.
+
+    Args:
+        image: height x width x 3, 0..1. names: N attributes. heats: expert -> N of height x width, 0..1; all 0 where
+            the expert did not find the attribute.
+    """
+    grid = panels.subplots(len(heats), len(names), squeeze=False)
+    for row, (expert, of_attributes) in enumerate(heats.items()):
+        grid[row, 0].set_ylabel(f"{expert} expert", fontsize=TITLE_SIZE)
+        for axes, name, heat in zip(grid[row], names, of_attributes, strict=True):
+            axes.imshow(paint_heat(image, heat))
+            without_ticks(axes)
+            if not heat.any():
+                axes.set_xlabel("not found", fontsize=TEXT_SIZE)
+            if row == 0:
+                axes.set_title(name, fontsize=TITLE_SIZE, parse_math=False)
+    panels.supxlabel("Where each expert found the attribute (orange: strongest)", fontsize=TEXT_SIZE)
+
+
+def figure_comparison(
+    image: np.ndarray,
+    crop: tuple[float, float, float, float],
+    classes: Sequence[tuple[str, float]],
+    contributions: Sequence[tuple[str, float]],
+    expert_contributions: Mapping[str, Sequence[float]],
+    groups: Sequence[tuple[str, float]],
+    heat_names: Sequence[str],
+    heats: Mapping[str, Sequence[np.ndarray]],
+    title: str,
+    sides: str,
+) -> Figure:
+    """Why one class and not another: the image, the best classes, what decided, and where the experts looked.
+
+    Args:
+        image: height x width x 3, 0..1. crop: left, top, right, bottom of what the model saw, in its pixels.
+        classes: names and scores (0..1), best first. contributions: N attributes, or what else adds to the difference
+            of the logits, and how much. expert_contributions: expert -> N, the same in that expert alone.
+        groups: attribute groups and the sums of their contributions. heat_names, heats: as `names` and `heats` of
+            `draw_heat_maps`; there may be none.
+        title: above everything. sides: what the colours mean, above the bars.
+    """
+    tall = 1.95 * len(heats) + 0.3 if heat_names else 0
+    figure = Figure(figsize=(11, 4.4 + tall), layout="constrained", dpi=120)
+    figure.suptitle(title, fontsize=TITLE_SIZE + 2, parse_math=False)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[4.4, tall]) if heat_names else (figure.subfigures(), None)
+    left, middle, right = upper.subfigures(1, 3, width_ratios=[2.4, 5, 3])
+    picture, bars = left.subplots(2, 1, height_ratios=[3, 2])
+    picture.imshow(image)
+    for style in ({"color": "white", "linewidth": 2.5}, {"color": BLACK, "linestyle": "--", "linewidth": 1}):
+        picture.add_patch(Rectangle(crop[:2], crop[2] - crop[0], crop[3] - crop[1], fill=False, **style))
+    picture.set_xlabel("framed: what the model saw", fontsize=TEXT_SIZE)
+    without_ticks(picture)
+    draw_bars(bars, *columns(classes))
+    draw_contributions(middle.subplots(), *columns(contributions), expert_contributions, sides)
+    draw_contributions(right.subplots(), *columns(groups), title="By attribute group")
+    if lower is not None:
+        draw_heat_maps(lower, image, heat_names, heats)
+    return figure
+
+
+def columns(pairs: Sequence[tuple[str, float]]) -> tuple[list[str], list[float]]:
+    """Names and values of pairs; two empty lists of none."""
+    return [name for name, _ in pairs], [value for _, value in pairs]
 
 
 def draw_accuracies(axes: Axes, epochs: Sequence[dict]) -> None:

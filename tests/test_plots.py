@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.explain import attribute_evidence, image_seen, region_maps_of, telling_attributes
-from dedn_hf.plots import figure_explaining, figure_training, heat_of, upsample
+from dedn_hf.plots import figure_comparison, figure_explaining, figure_training, heat_of, paint_heat, upsample
 from tests.tables import small_table
 
 
@@ -118,6 +118,52 @@ def test_region_maps_that_do_not_fit_the_names_are_refused():
         figure_explaining(np.ones((8, 8, 3)), ["wren"], [1.0], ["red"], np.zeros((2, 2, 4, 4)))
 
 
+def test_heat_is_orange_where_it_is_and_the_rest_is_grey():
+    image = np.full((2, 2, 3), (1.0, 0.0, 0.0))
+    heat = np.array([[0.0, 1.0], [0.0, 0.5]])
+    painted = paint_heat(image, heat)
+    assert np.ptp(painted[:, 0], axis=-1).max() == 0  # no heat: no colour
+    red, green, blue = painted[0, 1]
+    assert red > green > blue and np.ptp(painted[0, 1]) > np.ptp(painted[1, 1]) > 0
+    assert painted.min() >= 0 and painted.max() <= 1
+
+
+def compared():
+    heats = {"coarse": [np.eye(16), np.zeros((16, 16))], "fine": [np.zeros((16, 16)), np.eye(16)]}
+    experts = {"coarse": [2.5, -0.5], "fine": [1.5, -1.5]}
+    return figure_comparison(
+        np.ones((16, 16, 3)),
+        (4, 0, 12, 16),
+        [("wren", 0.7), ("robin", 0.2)],
+        [("red", 2.0), ("long", -1.0)],
+        experts,
+        [("wing", 1.0)],
+        ["red", "long"],
+        heats,
+        "Why wren, and not robin?",
+        "Blue speaks for wren, orange for robin",
+    )
+
+
+def test_contributions_go_right_for_the_class_and_left_against_it_with_a_mark_for_each_expert():
+    (chart,) = [axes for axes in compared().get_axes() if axes.get_title(loc="left").startswith("Blue")]
+    assert [label.get_text() for label in chart.get_yticklabels()] == ["red", "long"]
+    assert [bar.get_width() for bar in chart.patches] == [2.0, -1.0]
+    assert chart.patches[0].get_facecolor() != chart.patches[1].get_facecolor()
+    marks = {marks.get_label(): marks.get_offsets().tolist() for marks in chart.collections}
+    assert marks == {"coarse expert alone": [[2.5, 0], [-0.5, 1]], "fine expert alone": [[1.5, 0], [-1.5, 1]]}
+
+
+def test_the_frame_is_the_crop_and_what_was_not_found_says_so():
+    axes = compared().get_axes()
+    frames = [patch.get_bbox().extents.tolist() for patch in axes[0].patches]
+    assert frames == [[4, 0, 12, 16]] * 2
+    maps = [panel for panel in axes[1:] if panel.images]
+    assert [panel.get_title() for panel in maps] == ["red", "long", "", ""]
+    assert [panel.get_xlabel() for panel in maps] == ["", "not found", "not found", ""]
+    assert [panel.get_ylabel() for panel in maps] == ["coarse expert", "", "fine expert", ""]
+
+
 SELECTION = [
     {"epoch": 1, "loss": 3.0},
     {"epoch": 2, "loss": 2.0, "T1": 0.5, "U": 0.2, "S": 0.6, "H": 0.3},
@@ -166,5 +212,6 @@ def test_figures_leave_no_global_state():
     from matplotlib import pyplot
 
     explained()
+    compared()
     figure_training({"choosing": SELECTION})
     assert not pyplot.get_fignums()
