@@ -31,7 +31,9 @@ REQUIRED = [
 ]
 SPACE = ["gradio>=6.31"]
 SERVE = ["starlette>=1.7", "uvicorn>=0.54"]
+EXPORT = ["onnx>=1.23", "onnxruntime>=1.23", "onnxscript>=0.7.2"]
 TEST = [
+    *EXPORT,
     *SERVE,
     *SPACE,
     "hypothesis>=6.170",
@@ -71,7 +73,7 @@ setup(
     packages=["dedn_hf", "dedn_hf.data", "dedn_hf.metrics", "dedn_hf.model_cards", "dedn_hf.modeling"],
     package_data={"dedn_hf.data": ["metadata/*"], "dedn_hf.model_cards": ["template.md"]},
     install_requires=REQUIRED,
-    extras_require={"serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},
+    extras_require={"export": EXPORT, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["dedn = dedn_hf.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -144,7 +144,105 @@ def run_serve(model: str, allow_urls: bool, **given: Any) -> None:
     serve(model, allow_urls=allow_urls, **given)
 
 
-COMMANDS: tuple[Callable[[Subcommands], None], ...] = (add_prepare, add_push, add_push_data, add_serve)
+def add_explain(commands: Subcommands) -> None:
+    """dedn explain: why a model answers as it does."""
+    parser = commands.add_parser(
+        "explain",
+        help="say why a saved model takes an image for this class and not for another",
+        description="Takes the difference of two classes' logits apart by attribute, group and expert, and shows "
+        "where both experts looked. Code that lies beside the weights is not run.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument("image", metavar="IMAGE", help="an image file")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain (default: the best one)")
+    parser.add_argument("--against", metavar="NAME", help="class to compare it with (default: the best of the others)")
+    parser.add_argument(
+        "--attribute", dest="attributes", action="append", metavar="NAME", help="show heat maps of it; may be repeated"
+    )
+    parser.add_argument(
+        "--set",
+        dest="corrections",
+        action="append",
+        metavar="NAME=VALUE",
+        help="correct an attribute, in the scale of the model's table, and see the ranking change; may be repeated",
+    )
+    parser.add_argument("--top-k", type=int, metavar="N", help="how many classes to report (default 5)")
+    parser.add_argument("--out", metavar="FILE", help=".html, .png, .svg or .json (default: a short text)")
+    parser.set_defaults(run=run_explain)
+
+
+def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: str | None = None, **given: Any) -> None:
+    """Explain and print or write it. Raises as `dedn_hf.explain.explain`."""
+    from dedn_hf.explain import explain
+    from dedn_hf.explanation import require_format
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+    if out is not None:
+        require_format(out)  # before the work
+    values = dict(map(attribute_and_value, corrections))
+    explanation = explain(DEDNForZeroShot.from_pretrained(model).eval(), image, corrections=values, **given)
+    if out is None:
+        print(explanation.to_text())
+    else:
+        explanation.save(out)
+        print(f"Wrote {out}")
+
+
+def attribute_and_value(text: str) -> tuple[str, float]:
+    """'name=80' in two; the name may hold '='. Raises ValueError otherwise."""
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise ValueError(f"--set {text!r} is not NAME=VALUE with a number; e.g. --set 'bill: hooked=80'") from None
+
+
+def add_export(commands: Subcommands) -> None:
+    """dedn export: a model for other runtimes."""
+    parser = commands.add_parser(
+        "export",
+        help="write a saved model as an ONNX file or a torch.export program",
+        description="The file takes any number of images and gives logits and attribute_scores; class and attribute "
+        "names and the preprocessing are in its metadata. It is compared with the model before it gets its name. "
+        "Code that lies beside the weights is not run.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument(
+        "--format", default="onnx", choices=("onnx", "onnx-int8", "torch"), help="onnx-int8: smaller, less exact"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="(default: model.onnx, .int8.onnx or .pt2 in the model's folder)"
+    )
+    parser.add_argument(
+        "--classes", choices=("baked", "input"), help="the model's own (default), or any, given with every batch"
+    )
+    parser.add_argument("--opset", type=int, metavar="N", help="version of the ONNX operators")
+    parser.set_defaults(run=run_export)
+
+
+def run_export(model: str, format: str, out: str | None = None, **given: Any) -> None:
+    """Export a model and say how exact it is. Raises as `dedn_hf.export.export_model`."""
+    from dedn_hf.export import default_path, export_model, load_model, require_packages
+
+    if format != "torch":
+        require_packages()  # before the work
+    path = out or default_path(model, format)
+    found = export_model(load_model(model), path, format, **given)
+    compared = "the float32 file" if format == "onnx-int8" else "PyTorch"
+    print(
+        f"Wrote {path}. On {found.inputs} random inputs it differs from {compared} by {found.largest:.1e} at most "
+        f"(relative), and has the same best class for {100 * found.agreement:.0f} %."
+    )
+
+
+COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
+    add_prepare,
+    add_push,
+    add_push_data,
+    add_serve,
+    add_explain,
+    add_export,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -104,7 +104,9 @@ def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.
     if fused:
         features = features.contiguous()
         queries = keys.expand(features.shape[0], *keys.shape)
-        attended = F.scaled_dot_product_attention(queries, features, features, scale=1.0)
+        if torch.compiler.is_exporting():  # to ONNX, attention needs an axis of heads
+            queries, features = queries.unsqueeze(1), features.unsqueeze(1)
+        attended = F.scaled_dot_product_attention(queries, features, features, scale=1.0).flatten(0, -3)
         return (attended * values).sum(dim=-1)
     by_channel = features.transpose(1, 2)
     return ((keys @ by_channel).softmax(dim=-1) * (values @ by_channel)).sum(dim=-1)
