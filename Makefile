@@ -34,6 +34,7 @@ cards: $(VENV)/.installed
 	$(BIN)/python -m dedn_hf.card docs/runs/row3-seed*.json --out model_cards/cub50-calibrated.md
 	$(BIN)/python -m dedn_hf.card docs/runs/row4-seed*.json --out model_cards/cub50-finetuned.md
 	$(BIN)/python -m dedn_hf.card docs/runs/row5-seed*.json --out model_cards/cub50-views.md
+	$(BIN)/python -m dedn_hf.card docs/runs/quickstart.json --out model_cards/quickstart.md
 
 space: $(VENV)/.installed-space
 	$(BIN)/python examples/space/app.py $(MODEL)

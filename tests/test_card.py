@@ -404,6 +404,11 @@ def test_the_cards_in_model_cards_are_those_of_the_records_and_of_the_readme(row
     assert rows_of(ModelCard.load(stored))["mean ± standard deviation of 3 seeds"][:4] == cells
 
 
+def test_the_card_of_the_quickstart_is_that_of_its_record(tmp_path):
+    made = write_card(tmp_path / "quickstart.md", [json.loads((ROOT / "docs/runs/quickstart.json").read_text())])
+    assert made.read_text() == (ROOT / "model_cards/quickstart.md").read_text(), "The card is old: make cards"
+
+
 # Data and licences ------------------------------------------------------------------------------------------------
 
 
