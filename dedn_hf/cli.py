@@ -175,12 +175,12 @@ def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: st
     """Explain and print or write it. Raises as `dedn_hf.explain.explain`."""
     from dedn_hf.explain import explain
     from dedn_hf.explanation import require_format
-    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+    from dedn_hf.saved import load_model
 
     if out is not None:
         require_format(out)  # before the work
     values = dict(map(attribute_and_value, corrections))
-    explanation = explain(DEDNForZeroShot.from_pretrained(model).eval(), image, corrections=values, **given)
+    explanation = explain(load_model(model), image, corrections=values, **given)
     if out is None:
         print(explanation.to_text())
     else:
@@ -222,7 +222,8 @@ def add_export(commands: Subcommands) -> None:
 
 def run_export(model: str, format: str, out: str | None = None, **given: Any) -> None:
     """Export a model and say how exact it is. Raises as `dedn_hf.export.export_model`."""
-    from dedn_hf.export import default_path, export_model, load_model, require_packages
+    from dedn_hf.export import default_path, export_model, require_packages
+    from dedn_hf.saved import load_model
 
     if format != "torch":
         require_packages()  # before the work

@@ -186,25 +186,6 @@ def export_program(model: DEDNForZeroShot, path: str | Path, *, classes: str = "
         )
 
 
-def load_model(name: str) -> DEDNForZeroShot:
-    """A saved model, a folder or a Hub id, with the code installed here: none of the model's own is run.
-
-    Raises:
-        ValueError: there is no such model, or it is none of this package.
-    """
-    from transformers import PreTrainedConfig
-
-    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
-
-    try:
-        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{name} is neither the folder of a model nor the id of one on the Hub. {error}") from error
-    if kind != DEDNForZeroShot.config_class.model_type:
-        raise ValueError(f"{name} holds no DEDN model: its config.json is missing or of another type ({kind}).")
-    return DEDNForZeroShot.from_pretrained(name).eval()
-
-
 def default_path(model: str, format: str) -> Path:
     """Where to write a saved model: into its folder, or, for one from the Hub, into the current one."""
     return (Path(model) if Path(model).is_dir() else Path()) / f"model{SUFFIXES[format]}"

@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dedn_hf.modeling.handler import BadRequest, EndpointHandler
+from dedn_hf.saved import load_model
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.pipeline_dedn import DEDNPipeline
@@ -41,20 +42,9 @@ def load_pipeline(model: str) -> DEDNPipeline:
     Raises:
         ValueError: there is no such model, or it is none of this package, takes no images or lacks weights.
     """
-    from transformers import PreTrainedConfig
-
-    from dedn_hf import DEDNForZeroShot
     from dedn_hf.modeling.pipeline_dedn import DEDNPipeline
 
-    try:
-        kind = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
-    except OSError as error:
-        raise ValueError(f"{model} is neither the folder of a model nor the id of one on the Hub. {error}") from error
-    if kind != DEDNForZeroShot.config_class.model_type:
-        raise ValueError(
-            f"{model} holds no DEDN model: its config.json {f'is of type {kind!r}' if kind else 'is missing'}."
-        )
-    network = DEDNForZeroShot.from_pretrained(model).eval()
+    network = load_model(model)
     if network.backbone is None:
         raise ValueError(f"{model} has no backbone: it takes cached features, and cannot classify images.")
     task = "zero-shot-image-classification"

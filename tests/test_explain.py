@@ -534,3 +534,10 @@ def test_a_model_in_training_or_without_a_backbone_is_not_explained():
     model.backbone = None
     with pytest.raises(ValueError, match="no backbone"):
         explain(model, picture())
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path, capsys):
+    picture_file = tmp_path / "bird.png"
+    picture().save(picture_file)
+    assert main(["explain", str(tmp_path / "none"), str(picture_file)]) == 2
+    assert "none is neither the folder of a model nor the id of one on the Hub" in capsys.readouterr().err

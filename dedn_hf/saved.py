@@ -1,0 +1,29 @@
+"""Opens a saved model for the commands that use one: a folder or a Hub id, and a clear word where it is neither."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+
+def load_model(name: str) -> DEDNForZeroShot:
+    """A saved model in evaluation mode, with the code installed here: none of the model's own is run.
+
+    Raises:
+        ValueError: there is no such model, it is none of this package, or it lacks weights.
+    """
+    from transformers import PreTrainedConfig
+
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+    try:
+        kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    except OSError as error:
+        raise ValueError(f"{name} is neither the folder of a model nor the id of one on the Hub. {error}") from error
+    if kind != DEDNForZeroShot.config_class.model_type:
+        raise ValueError(
+            f"{name} holds no DEDN model: its config.json {f'is of type {kind!r}' if kind else 'is missing'}."
+        )
+    return DEDNForZeroShot.from_pretrained(name).eval()
