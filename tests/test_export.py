@@ -85,13 +85,9 @@ def test_onnx_gives_the_numbers_of_every_kind_of_model(settings, attention, tmp_
         ("vit_tiny_patch16_224", 64),
         pytest.param("tf_efficientnet_lite0", 64, marks=pytest.mark.slow),
         pytest.param("swin_tiny_patch4_window7_224", 112, marks=pytest.mark.slow),
-        pytest.param("convnext_atto", 64, marks=pytest.mark.slow),
-        pytest.param("mobilenetv4_conv_small", 64, marks=pytest.mark.slow),
-        pytest.param("eva02_tiny_patch14_224", 56, marks=pytest.mark.slow),
-        pytest.param("vit_small_patch16_dinov3", 64, marks=pytest.mark.slow),
     ],
 )
-def test_onnx_gives_the_numbers_of_every_family_of_backbones(backbone, image_size, tmp_path):
+def test_onnx_gives_the_numbers_of_several_families_of_backbones(backbone, image_size, tmp_path):
     assert_exports(random_model(backbone, image_size), tmp_path / "model.onnx", batches=(1, 3, 5))
 
 
@@ -212,9 +208,8 @@ def test_torch_export_takes_the_model_as_it_is(attention):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_the_whole_model_compiles_into_one_graph(attention):
-    model = awake(image_model(attn_implementation=attention))
+def test_the_whole_model_compiles_into_one_graph():
+    model = awake(image_model())
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True)
     inputs, labels = inputs_of(model, 2), torch.tensor([0, 2])
