@@ -116,7 +116,7 @@ def test_a_run_ends_with_a_card_that_the_hub_can_read(trained):
     folder, _ = trained
     data = ModelCard.load(folder / "README.md").data
     assert data.pipeline_tag == "zero-shot-image-classification"
-    assert data.library_name == "transformers"
+    assert data["library_name"] == "transformers"
     assert {"dedn", "zero-shot-learning", "timm"} <= set(data.tags)
     (widget,) = data.widget
     assert set(widget["candidate_labels"].split(", ")) <= set(tiny_table().class_names)
@@ -528,7 +528,7 @@ def test_a_model_of_which_nothing_is_known_claims_nothing():
     table = attribute_table("cub")
     card = ModelCard(str(basic_card(config_of(table, backbone="resnet50", image_size=96), table)))
     assert card.data.eval_results is None and card.data.license is None and card.data.get("model-index") is None
-    assert card.data.pipeline_tag == "zero-shot-image-classification" and card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "zero-shot-image-classification" and card.data["library_name"] == "transformers"
     assert set(card.data.widget[0]["candidate_labels"].split(", ")) <= set(table.class_names)
     assert "`resnet50` (timm), images of 96 x 96 pixels" in card.text
     assert "64 channels, 7 x 5 regions" in card.text
