@@ -123,11 +123,10 @@ def select(
     task = validation_task(splits, table)
     model = new_model(experiment, task.table, settings)
     caches = open_caches(experiment, model, settings, accelerator)
-    biases: dict[int, float] = {}
 
     def measure(_model, epoch: dict, predictions: tuple[np.ndarray, np.ndarray]) -> None:
         if settings.calibrate:
-            biases[epoch["epoch"]] = bias = calibrate(*predictions, task.table.seen)
+            bias = calibrate(*predictions, task.table.seen)
             epoch.update(H_uncalibrated=epoch["H"], **calibrated_scores(*predictions, task.table.seen, bias))
             epoch["calibration_bias"] = bias
 

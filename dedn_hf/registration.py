@@ -45,6 +45,7 @@ class _Watch(MetaPathFinder):
         self.awaited = {AUTO_CONFIGS, AUTO_MODELS, CONFIG, MODEL} - set(sys.modules)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The spec of an awaited module, with a loader that registers after it; None for any other."""
         if name not in self.awaited:
             return None
         self.awaited.remove(name)

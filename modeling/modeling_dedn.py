@@ -376,6 +376,11 @@ class DEDNForZeroShot(PreTrainedModel):
             self.backbone.eval()
         return self
 
+    def _apply(self, fn, *args, **kwargs):
+        """Moving or casting replaces the weights' memory without counting up their versions."""
+        self.remembered.forget()
+        return super()._apply(fn, *args, **kwargs)
+
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
         if self.backbone is not None:
             self.backbone.set_grad_checkpointing(enable)

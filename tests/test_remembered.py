@@ -2,10 +2,12 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from dedn_hf import DEDNForZeroShot
+from dedn_hf.modeling.remembered import Remembered
 from tests.tables import small_table
 from tests.tiny_runs import FEATURE_SHAPE, feature_model
 
@@ -109,3 +111,25 @@ def test_a_model_made_in_inference_mode_works():
         expected = model(features=features()).logits
         model.class_attributes[:, 0].mul_(5)
         assert not torch.equal(model(features=features()).logits, expected)
+
+
+@torch.no_grad()
+def test_another_tensor_at_the_address_of_the_old_one_is_not_taken_for_it():
+    memory, remembered = np.ones(3, np.float32), Remembered()
+    first = torch.from_numpy(memory)
+    assert remembered("sum", (first,), first.sum) == 3
+    memory[:] = 2  # as where the first is gone and its memory is used again
+    second = torch.from_numpy(memory)
+    assert second.data_ptr() == first.data_ptr()
+    assert remembered("sum", (second,), second.sum) == 6
+
+
+def test_a_round_trip_through_lower_precision_is_noticed():
+    model = feature_model().eval()
+    for _ in range(20):
+        logits(model)
+        model.to(torch.bfloat16).to(torch.float32)
+        assert torch.equal(logits(model), anew(model))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.01)

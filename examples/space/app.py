@@ -154,6 +154,7 @@ class Page:
         return page
 
     def build_photo(self) -> None:
+        """Where a photo is dropped, and the examples."""
         gr.HTML("<h2>1. A photo</h2>")
         self.photo = gr.Image(
             label="Photo",
@@ -187,6 +188,7 @@ class Page:
         gr.HTML(views.EXPERTS)
 
     def build_new_class(self) -> None:
+        """The panel that describes a class: name, start, attributes and their sliders."""
         gr.HTML("<h2>4. A class of your own</h2>")
         self.name = gr.Textbox(NEW_NAME, label="Its name", max_length=60, elem_id="name")
         starts = [("the average of all classes", AVERAGE), ("nothing: every attribute 0", NOTHING), *self.classes()]
