@@ -1,13 +1,14 @@
 """Dual attention: every attribute looks at the regions and at the channels of one feature map.
 
 After Rao et al., IJCAI 2024, section 3.2. The queries of all experts are stacked and meet the feature map once; the
-channel attention has two versions with equal results, plain (stores the B x EA x C map) and fused (does not).
+channel attention has versions with equal results, plain (stores the B x EA x C map) and fused (do not).
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -52,10 +53,11 @@ class Expert(nn.Module):
 
     def _per_group(self, *matrices: torch.Tensor) -> torch.Tensor:
         """V times each group's own matrix (or chain of matrices): A x columns, in attribute order."""
-        parts = self.attribute_embeddings[self.group_order].split(self.group_sizes)
+        order, inverse = self.group_order, self.group_order.argsort()
+        parts = reordered(self.attribute_embeddings, order, inverse).split(self.group_sizes)
         for matrix in matrices:
             parts = [part @ group_matrix for part, group_matrix in zip(parts, matrix, strict=True)]
-        return torch.cat(tuple(parts))[self.group_order.argsort()]
+        return reordered(torch.cat(tuple(parts)), inverse, order)
 
     def queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of each attention by its name."""
@@ -73,40 +75,98 @@ class Expert(nn.Module):
         return self._per_group(self.channel_key), self._per_group(self.channel_value)
 
 
+def reordered(rows: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+    """rows[order], where `order` is a permutation and `inverse` undoes it."""
+    return rows[order] if torch.compiler.is_compiling() else _Reordered.apply(rows, order, inverse)
+
+
+class _Reordered(torch.autograd.Function):
+    """Indexing by a permutation. Its derivative only moves rows, where that of any indexing would add them up."""
+
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(order, inverse)
+        return rows[order]
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        order, inverse = ctx.saved_tensors
+        return _Reordered.apply(gradient, inverse, order), None, None
+
+
 def region_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Region map alpha * M_r of every attribute: its sum over the regions is the region score.
 
     Args:
-        features: B x C x R.
+        features: C x B x R, so that all images are one matrix.
         keys, values: V Q_r and V P_r, EA x C (the experts' queries, stacked).
 
     Returns:
         B x EA x R.
     """
-    attention, value_map = (torch.cat([keys, values]) @ features).chunk(2, dim=1)
-    return attention.softmax(dim=-1) * value_map
+    attention, value_map = ((query @ features.flatten(1)).unflatten(1, features.shape[1:]) for query in (keys, values))
+    return (attention.softmax(dim=-1) * value_map).transpose(0, 1)
 
 
 def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, fused: bool) -> torch.Tensor:
     """Channel score of every attribute.
 
-    The sum over channels of beta * (V P_c G) equals (V P_c) . (beta G^T): ordinary attention with the feature map as
-    keys and as values, so that a fused kernel never stores beta.
-
     Args:
-        features: B x C x R.
+        features: C x B x R.
         keys, values: V Q_c and V P_c, EA x R.
-        fused: use the fused kernel; the plain version gives the same numbers.
+        fused: do not store the maps, EA x C for every image; the plain version gives the same numbers.
 
     Returns:
         B x EA.
     """
-    if fused:
-        features = features.contiguous()
-        queries = keys.expand(features.shape[0], *keys.shape)
-        if torch.compiler.is_exporting():  # to ONNX, attention needs an axis of heads
-            queries, features = queries.unsqueeze(1), features.unsqueeze(1)
-        attended = F.scaled_dot_product_attention(queries, features, features, scale=1.0).flatten(0, -3)
-        return (attended * values).sum(dim=-1)
-    by_channel = features.transpose(1, 2)
-    return ((keys @ by_channel).softmax(dim=-1) * (values @ by_channel)).sum(dim=-1)
+    by_image = features.transpose(0, 1)
+    if not fused:
+        return ((keys @ by_image.mT).softmax(dim=-1) * (values @ by_image.mT)).sum(dim=-1)
+    if torch.is_grad_enabled() and not features.requires_grad and not torch.compiler.is_compiling():
+        return FixedFeatures.apply(keys.to(features.dtype), values.to(features.dtype), by_image)
+    # The sum over channels of beta * (V P_c G) equals (V P_c) . (beta G^T): ordinary attention with the feature map
+    # as keys and as values.
+    by_image = by_image.contiguous()
+    queries = keys.expand(len(by_image), *keys.shape)
+    if torch.compiler.is_exporting():  # to ONNX, attention needs an axis of heads
+        queries, by_image = queries.unsqueeze(1), by_image.unsqueeze(1)
+    attended = F.scaled_dot_product_attention(queries, by_image, by_image, scale=1.0).flatten(0, -3)
+    return (attended * values).sum(dim=-1)
+
+
+class FixedFeatures(torch.autograd.Function):
+    """Channel attention on features that need no gradient: the derivatives come with the scores, at half the cost.
+
+    The derivative of a score by its query is one vector of R numbers, so they are kept in place of maps over channels,
+    and the backward pass multiplies no matrices. With s = sum_c beta_c m_c, beta = softmax(G k), m = G v:
+    ds/dv = beta G and ds/dk = (beta * (m - s)) G.
+    """
+
+    # Numbers of one map that are worked on at a time: what a processor's cache holds, what keeps a GPU busy.
+    chunk = {"cpu": 2**20, "cuda": 2**26}
+
+    @staticmethod
+    def forward(ctx, keys: torch.Tensor, values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """keys and values EA x R, features B x C x R; scores B x EA."""
+        queries, (images, channels, regions) = torch.cat([keys, values]), features.shape
+        by_value, by_key = keys.new_empty(2, images, len(keys), regions)
+        size = max(1, FixedFeatures.chunk.get(features.device.type, 2**20) // (len(keys) * channels))
+        with torch.autocast(features.device.type, enabled=False):
+            for part, of_value, of_key in zip(*(all.split(size) for all in (features, by_value, by_key)), strict=True):
+                products = torch.bmm(queries.expand(len(part), -1, -1), part.mT)
+                attention, value_map = products.chunk(2, dim=1)
+                attention = attention.softmax(dim=-1)
+                torch.bmm(attention, part, out=of_value)
+                torch.bmm(attention.mul_(value_map), part, out=of_key)
+            scores = (values * by_value).sum(dim=-1)
+            by_key -= scores.unsqueeze(-1) * by_value
+        ctx.save_for_backward(by_key, by_value)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """gradient B x EA; those of keys and values EA x R."""
+        by_key, by_value = ctx.saved_tensors
+        gradient = gradient.to(by_key.dtype)
+        return torch.einsum("ba,bar->ar", gradient, by_key), torch.einsum("ba,bar->ar", gradient, by_value), None

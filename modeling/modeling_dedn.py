@@ -463,17 +463,20 @@ class DEDNForZeroShot(PreTrainedModel):
         Returns:
             Region and channel scores, B x E x 2 x A (one attention: B x E x 1 x A), and region maps B x E x A x R.
         """
-        features = self.feature_norm(features.to(self.class_attributes.dtype))
-        features = F.normalize(features.flatten(2), dim=1)
+        dtype = self.class_attributes.dtype
+        features = F.normalize(self.feature_norm(features.to(dtype)).flatten(2), dim=1)
         if self.training and self.config.feature_dropout:
             features = F.dropout1d(features, self.config.feature_dropout)
+        if torch.is_autocast_enabled(features.device.type):
+            features = features.to(torch.get_autocast_dtype(features.device.type))  # once for all products
+        features = features.transpose(0, 1).contiguous()  # C x B x R: all images are one matrix
         queries, scores, region_maps = self.queries(), [], None
         if "region" in queries:
             region_maps = region_attention(features, *queries["region"]).unflatten(1, (len(self.experts), -1))
             scores.append(region_maps.sum(dim=-1))
         if "channel" in queries:
             fused = self.config._attn_implementation != "eager"
-            channel_scores = channel_attention(features, *queries["channel"], fused)
+            channel_scores = channel_attention(features, *queries["channel"], fused).to(dtype)
             scores.append(channel_scores.unflatten(1, (len(self.experts), -1)))
         return torch.stack(scores, dim=2), region_maps
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.dual_attention import Expert
+from dedn_hf.modeling.dual_attention import Expert, FixedFeatures, channel_attention, reordered
 from dedn_hf.modeling.losses import (
     distillation_loss,
     jensen_shannon,
@@ -74,17 +74,46 @@ def gradients(model: DEDNForZeroShot, **inputs) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_fused_and_plain_attention_give_the_same_scores_and_gradients(variant):
+@pytest.mark.parametrize("fixed", [True, False], ids=["fixed features", "features with a gradient"])
+def test_fused_and_plain_attention_give_the_same_scores_and_gradients(variant, fixed):
     model = feature_model(**VARIANTS[variant])
     results = {}
     for name in ("sdpa", "eager"):
         model.set_attn_implementation(name)
-        features = feature_maps(model).requires_grad_()
+        features = feature_maps(model).requires_grad_(not fixed)
         of_weights = gradients(model, features=features)
-        results[name] = {"scores": model.attend(features)[0], "features": features.grad, **of_weights}
+        of_features = {} if fixed else {"features": features.grad}
+        results[name] = {"scores": model.attend(features)[0], **of_features, **of_weights}
     assert set(results["sdpa"]) == set(results["eager"]) >= {"experts.fine.channel_key", "experts.coarse.region_key"}
     for key, fused in results["sdpa"].items():
         torch.testing.assert_close(fused, results["eager"][key], rtol=1e-4, atol=1e-5, msg=key)
+
+
+@pytest.mark.parametrize("numbers", [1, 3 * 5 * 2, 2**20], ids=["an image", "two images", "all"])
+def test_the_derivatives_that_come_with_the_scores_are_those_of_the_attention(numbers, monkeypatch):
+    monkeypatch.setitem(FixedFeatures.chunk, "cpu", numbers)
+    keys, values = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    features = torch.randn(3, 5, 4, dtype=torch.float64)  # 3 images, 5 channels, 4 regions
+    torch.autograd.gradcheck(lambda k, v: FixedFeatures.apply(k, v, features), (keys, values))
+    plain = channel_attention(features.transpose(0, 1), keys, values, fused=False)
+    torch.testing.assert_close(FixedFeatures.apply(keys, values, features), plain)
+
+
+def test_under_autocast_fixed_features_give_the_plain_versions_scores_and_gradients_roughly():
+    model, results = feature_model(), {}
+    for name in ("sdpa", "eager"):
+        model.set_attn_implementation(name)
+        with torch.autocast("cpu", torch.bfloat16):
+            results[name] = gradients(model, features=feature_maps(model))
+    for key, fused in results["sdpa"].items():
+        assert fused.dtype == torch.float32
+        torch.testing.assert_close(fused, results["eager"][key], rtol=0.05, atol=0.05 * fused.abs().max(), msg=key)
+
+
+def test_reordering_by_a_permutation_has_the_derivative_of_indexing():
+    rows, order = torch.randn(5, 2, dtype=torch.float64, requires_grad=True), torch.tensor([3, 0, 4, 1, 2])
+    assert torch.equal(reordered(rows, order, order.argsort()), rows[order])
+    torch.autograd.gradcheck(lambda rows: reordered(rows, order, order.argsort()), rows)
 
 
 def dual_attention_as_written(maps, embeddings, region_value, region_key, channel_value, channel_key):
