@@ -25,6 +25,7 @@ from dedn_hf import card_text
 from dedn_hf.card_text import data_name, known_data, number_of_classes, recipe, recorded, scores_of, seed_of
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.model_card import CITATION, MODEL_ID, PAPER, TASK, card_data, example_classes, usage
+from dedn_hf.modeling.writing import whole_file
 from dedn_hf.plots import figure_training
 
 SELECTION, TRAINING = "Selection (accuracies: validation splits)", "Training (accuracies: test splits)"
@@ -76,10 +77,13 @@ def write_card(
     name = name or (path.stem if prefix else path.resolve().name)
     card = model_card(records, name, pictures, license, model_id, table)
     card_file.parent.mkdir(parents=True, exist_ok=True)
-    draw_training(records[0]).savefig(card_file.parent / pictures.training)
+    with whole_file(card_file.parent / pictures.training) as unfinished:
+        draw_training(records[0]).savefig(unfinished)
     if picture:
-        picture.save(card_file.parent / pictures.example)
-    card.save(card_file)
+        with whole_file(card_file.parent / pictures.example) as unfinished:
+            picture.save(unfinished)
+    with whole_file(card_file) as unfinished:
+        card.save(unfinished)
     return card_file
 
 

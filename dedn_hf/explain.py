@@ -62,9 +62,9 @@ def explain(
     picture = open_image(str(image) if isinstance(image, Path) else image)
     processor = model.image_processor()
     pixel_values = processor(images=picture, return_tensors="pt")["pixel_values"].to(model.device)
-    scores, region_maps = model.attend(model.extract_features(pixel_values))
+    scores, region_maps = model.examine(pixel_values)
     if region_maps is not None:
-        region_maps = as_array(region_maps[0].unflatten(-1, tuple(model.config.feature_shape[1:])))
+        region_maps = as_array(on_grid(model, region_maps[0]))
     weights = as_array(model.expert_weights(scores)[:, 0])
     explanation = Explanation(
         picture,
@@ -100,10 +100,14 @@ def region_maps_of(model: DEDNForZeroShot, pixel_values: torch.Tensor) -> torch.
     Raises:
         ValueError: a model without region attention.
     """
-    maps = model(pixel_values, output_attentions=True).region_maps
-    if maps is None:
+    return on_grid(model, model(pixel_values, output_attentions=True).region_maps)
+
+
+def on_grid(model: DEDNForZeroShot, region_maps: torch.Tensor | None) -> torch.Tensor:
+    """Region maps, ... x R, to ... x H x W. Raises ValueError for those of a model without region attention, None."""
+    if region_maps is None:
         raise ValueError(f"This model has no region attention (its attentions: {', '.join(model.config.attentions)}).")
-    return maps.unflatten(-1, tuple(model.config.feature_shape[1:]))
+    return region_maps.unflatten(-1, tuple(model.config.feature_shape[1:]))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+from dedn_hf.modeling.writing import whole_file
 from dedn_hf.placement import Box, place_heat
 
 if TYPE_CHECKING:
@@ -319,12 +320,14 @@ class Explanation:
         path = Path(path)
         require_format(path)
         suffix = path.suffix.lower()
-        if suffix == ".html":
-            path.write_text(self.to_html(), encoding="utf-8")
-        elif suffix == ".json":
-            path.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        else:
-            self.figure().savefig(path, format=suffix[1:])
+        with whole_file(path) as unfinished:
+            if suffix == ".html":
+                unfinished.write_text(self.to_html(), encoding="utf-8")
+            elif suffix == ".json":
+                text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+                unfinished.write_text(text, encoding="utf-8")
+            else:
+                self.figure().savefig(unfinished, format=suffix[1:])
 
     def require_known_names(self) -> None:
         """Raise ValueError where a class or attribute was asked for that the model does not have."""

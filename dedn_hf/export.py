@@ -253,7 +253,7 @@ def input_shapes(model: DEDNForZeroShot, classes: str) -> dict[str, tuple[int | 
     if classes not in CLASSES:
         raise ValueError(f"classes is {classes!r}; use one of {', '.join(CLASSES)}.")
     config = model.config
-    shapes: dict[str, tuple[int | str, ...]] = {"features": ("batch", *config.feature_shape)}
+    shapes: dict[str, tuple[int | str, ...]] = {"features": ("batch", *[2] * config.flip_test, *config.feature_shape)}
     if model.backbone is not None:
         shapes = {"pixel_values": ("batch", 3, config.image_size, config.image_size)}
     if classes == "input":

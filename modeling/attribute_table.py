@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .writing import whole_file
+
 ROLES = ("train", "val", "unseen")
 GROUP_ROW = "#group"
 CLASS_COLUMNS = ("role", "seen")
@@ -213,7 +215,7 @@ class AttributeTable:
 
     def to_csv(self, path: str | Path) -> None:
         """Write what `from_csv` reads: values survive the round trip bit by bit (embeddings are not in the CSV)."""
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with whole_file(path) as unfinished, open(unfinished, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["class", "role", *self.attribute_names])
             if self.attribute_groups:
@@ -223,9 +225,14 @@ class AttributeTable:
 
     def save(self, folder: str | Path) -> None:
         """Write attributes.csv and, where there are embeddings, attributes.npz into an existing folder."""
-        self.to_csv(Path(folder) / "attributes.csv")
+        table, embeddings = Path(folder) / "attributes.csv", Path(folder) / "attributes.npz"
+        if embeddings.exists() or self.attribute_embeddings is not None:
+            table.unlink(missing_ok=True)  # no table is found until both files are those of this one
+            embeddings.unlink(missing_ok=True)
         if self.attribute_embeddings is not None:
-            np.savez_compressed(Path(folder) / "attributes.npz", attribute_embeddings=self.attribute_embeddings)
+            with whole_file(embeddings) as unfinished:
+                np.savez_compressed(unfinished, attribute_embeddings=self.attribute_embeddings)
+        self.to_csv(table)
 
     @classmethod
     def load(cls, folder: str | Path) -> AttributeTable:

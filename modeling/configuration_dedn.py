@@ -45,6 +45,8 @@ class DEDNConfig(PreTrainedConfig):
         standardize_features: bring every channel to mean 0 and variance 1 (running statistics of the training images)
             before the regions are L2-normalised. False is the published method.
         feature_dropout: probability of dropping a channel of the feature map in training, 0 in the published method.
+        flip_test: in evaluation, average over the image and its mirror image, at twice the time. False is the
+            published method.
         region_weight: w_r, weight of the region score against the channel score in evaluation, 0..1.
         coarse_weight: w_e, weight of the coarse expert's logits in the prediction, 0..1.
         seen_bias: the seen bias m is -seen_bias for seen and +seen_bias for unseen classes (1 in the method).
@@ -85,6 +87,7 @@ class DEDNConfig(PreTrainedConfig):
     logit_scale: float = 20.0
     standardize_features: bool = False
     feature_dropout: float = 0.0
+    flip_test: bool = False
     region_weight: float = 0.8
     coarse_weight: float = 0.5
     seen_bias: float = 1.0

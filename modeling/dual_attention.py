@@ -127,7 +127,7 @@ def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.
     # The sum over channels of beta * (V P_c G) equals (V P_c) . (beta G^T): ordinary attention with the feature map
     # as keys and as values.
     by_image = by_image.contiguous()
-    queries = keys.expand(len(by_image), *keys.shape)
+    queries = keys.expand(by_image.shape[0], *keys.shape)  # not len(), which an export would take for a constant
     if torch.compiler.is_exporting():  # to ONNX, attention needs an axis of heads
         queries, by_image = queries.unsqueeze(1), by_image.unsqueeze(1)
     attended = F.scaled_dot_product_attention(queries, by_image, by_image, scale=1.0).flatten(0, -3)
@@ -149,17 +149,17 @@ class FixedFeatures(torch.autograd.Function):
     def forward(ctx, keys: torch.Tensor, values: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
         """keys and values EA x R, features B x C x R; scores B x EA."""
         queries, (images, channels, regions) = torch.cat([keys, values]), features.shape
-        by_value, by_key = keys.new_empty(2, images, len(keys), regions)
+        scores, (by_value, by_key) = keys.new_empty(images, len(keys)), keys.new_empty(2, images, len(keys), regions)
         size = max(1, FixedFeatures.chunk.get(features.device.type, 2**20) // (len(keys) * channels))
+        parts = zip(*(whole.split(size) for whole in (features, scores, by_value, by_key)), strict=True)
         with torch.autocast(features.device.type, enabled=False):
-            for part, of_value, of_key in zip(*(all.split(size) for all in (features, by_value, by_key)), strict=True):
-                products = torch.bmm(queries.expand(len(part), -1, -1), part.mT)
-                attention, value_map = products.chunk(2, dim=1)
+            for part, score, of_value, of_key in parts:
+                attention, value_map = torch.bmm(queries.expand(len(part), -1, -1), part.mT).chunk(2, dim=1)
                 attention = attention.softmax(dim=-1)
                 torch.bmm(attention, part, out=of_value)
                 torch.bmm(attention.mul_(value_map), part, out=of_key)
-            scores = (values * by_value).sum(dim=-1)
-            by_key -= scores.unsqueeze(-1) * by_value
+                torch.sum(values * of_value, dim=-1, out=score)
+                of_key.sub_(score.unsqueeze(-1) * of_value)
         ctx.save_for_backward(by_key, by_value)
         return scores
 

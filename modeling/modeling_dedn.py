@@ -8,13 +8,9 @@ Letters of the shapes: B images, K classes, A attributes, E experts, C channels,
 """
 
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, PreTrainedModel
@@ -24,7 +20,7 @@ from transformers.utils import ModelOutput
 from .attribute_groups import group_attributes
 from .attribute_table import AttributeTable
 from .backbone import Backbone, create_body, preprocessing_of, size_arguments
-from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
+from .configuration_dedn import DEDNConfig
 from .dual_attention import Expert, channel_attention, region_attention
 from .losses import (
     distillation_loss,
@@ -35,9 +31,7 @@ from .losses import (
     self_calibration_loss,
 )
 from .remembered import Remembered
-
-REQUIREMENTS = ("torch", "torchvision", "transformers", "timm", "safetensors", "huggingface-hub", "pillow")
-HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "tags", "commit_message", "create_pr")
+from .saving import SavingMixin, require_config
 
 
 @dataclass
@@ -64,7 +58,7 @@ class DEDNOutput(ModelOutput):
     losses: dict[str, torch.Tensor] | None = None
 
 
-class DEDNForZeroShot(PreTrainedModel):
+class DEDNForZeroShot(SavingMixin, PreTrainedModel):
     """Classifies images among classes that are only described by attributes.
 
     The class table is part of the model: `set_classes` replaces it at any time, without training. Make one with
@@ -179,10 +173,11 @@ class DEDNForZeroShot(PreTrainedModel):
         return model
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        """As in transformers; refuses a weights file that lacks part of the model."""
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; refuses weights that lack part of the model, and a folder without config.json."""
+        require_config(pretrained_model_name_or_path, **kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(
@@ -192,63 +187,6 @@ class DEDNForZeroShot(PreTrainedModel):
             model.backbone.restore_buffers()
             model.freeze_backbone(model.config.freeze_backbone)
         return (model, info) if wants_info else model
-
-    def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
-        """As in transformers, but a whole model repository: also the code, the image processor, a card if absent."""
-        # transformers copies these files along, because this one imports them.
-        from .handler import EndpointHandler  # noqa: F401
-        from .model_card import basic_card
-        from .pipeline_dedn import DEDNPipeline  # noqa: F401
-
-        folder, hub = Path(save_directory), None
-        if kwargs.pop("push_to_hub", False):  # later: transformers would upload before the folder is complete
-            hub = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
-        self.config.custom_pipelines = CUSTOM_PIPELINES
-        super().save_pretrained(folder, *args, is_main_process=is_main_process, **kwargs)
-        if not is_main_process:
-            return
-        if self.backbone is not None:
-            self.image_processor().save_pretrained(folder)
-        floors = [f"{name}>={version(name).split('+')[0]}\n" for name in REQUIREMENTS]
-        (folder / "requirements.txt").write_text("".join(floors))
-        if not (folder / "README.md").exists():
-            basic_card(self.config, self.attribute_table).save(folder / "README.md")
-        if hub is not None:
-            self.push_to_hub(**{"repo_id": folder.name, **hub})
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        revision: str | None = None,
-        max_shard_size: int | str = "50GB",
-        tags: list[str] | None = None,
-        **commit,
-    ):
-        """As in transformers, all in one commit; a card that is already on the Hub stays as it is.
-
-        Args:
-            repo_id: 'user/name'. private: of a new repository. revision: branch, made if absent. tags: added to the
-                card. commit: `commit_message`, `commit_description`, `create_pr`.
-        """
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, max_shard_size=max_shard_size)
-            files = {path.name: path for path in Path(folder).iterdir()}
-            if api.file_exists(repo_id, "README.md", revision=revision):
-                del files["README.md"]
-            elif tags:
-                card = ModelCard.load(files["README.md"])
-                card.data.tags = sorted({*(card.data.tags or []), *tags})
-                card.save(files["README.md"])
-            operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-            commit.setdefault("commit_message", "Upload DEDNForZeroShot")
-            return api.create_commit(repo_id, operations, revision=revision, **commit)
 
     def image_processor(self) -> CLIPImageProcessor:
         """Resize of the shorter side, centre crop and normalisation, as the backbone was trained with."""
@@ -324,7 +262,7 @@ class DEDNForZeroShot(PreTrainedModel):
         self, pixel_values: torch.Tensor | None = None, features: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The `attribute_scores` of `forward`, B x A, without a look at the classes. Arguments and errors as there."""
-        scores, _ = self.attend(self.feature_map(pixel_values, features))
+        scores, _ = self.examine(pixel_values, features)
         return (self.expert_weights(scores) * self.scale_scores(self.mix_attentions(scores))).sum(dim=1)
 
     @torch.no_grad()
@@ -385,6 +323,9 @@ class DEDNForZeroShot(PreTrainedModel):
         if self.backbone is not None:
             self.backbone.set_grad_checkpointing(enable)
 
+    def get_input_embeddings(self) -> None:
+        """None: there are no tokens. Accelerate asks before it shards a model (FSDP)."""
+
     def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """B x 3 x image_size x image_size to the feature map, B x C x H x W."""
         size = self.config.image_size
@@ -412,14 +353,15 @@ class DEDNForZeroShot(PreTrainedModel):
 
         Args:
             pixel_values: B x 3 x image_size x image_size, from `image_processor()`; or
-            features: B x C x H x W, the backbone's feature map, e.g. from a cache.
+            features: B x C x H x W, the backbone's feature map, e.g. from a cache. In evaluation with
+                `config.flip_test`, B x 2 x C x H x W, of the image and of its mirror image.
             labels: B, class indices 0..K-1.
             output_attentions: also give `region_maps`.
 
         Raises:
             ValueError: neither or both inputs, a shape unlike the model's, labels out of range.
         """
-        scores, region_maps = self.attend(self.feature_map(pixel_values, features))
+        scores, region_maps = self.examine(pixel_values, features)
         class_attributes = self.normalized_class_attributes()
         attribute_scores = self.scale_scores(self.mix_attentions(scores))
         logits = self.class_logits(attribute_scores, class_attributes)
@@ -436,16 +378,37 @@ class DEDNForZeroShot(PreTrainedModel):
         )
         return output if return_dict in (None, True) else output.to_tuple()
 
+    def examine(
+        self, pixel_values: torch.Tensor | None = None, features: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Dual attention on the input; arguments and errors as `forward`, results as `attend`.
+
+        With `config.flip_test`, in evaluation, they are means over the image and its mirror image.
+        """
+        features = self.feature_map(pixel_values, features)
+        if features.ndim == 4:
+            return self.attend(features)
+        scores, region_maps = self.attend(features.flatten(0, 1))
+        if region_maps is not None:
+            maps = region_maps.unflatten(-1, self.config.feature_shape[1:]).unflatten(0, (-1, 2))
+            region_maps = ((maps[:, 0] + maps[:, 1].flip(-1)) / 2).flatten(-2)
+        return scores.unflatten(0, (-1, 2)).mean(dim=1), region_maps
+
     def feature_map(self, pixel_values: torch.Tensor | None, features: torch.Tensor | None) -> torch.Tensor:
-        """The input as a feature map, B x C x H x W. Raises ValueError as `forward`."""
+        """The input as a feature map, B x C x H x W; with that of its mirror image, B x 2 x C x H x W."""
         if (pixel_values is None) == (features is None):
             raise ValueError("Pass either pixel_values (B x 3 x image_size x image_size) or features (B x C x H x W).")
-        if features is None:
+        mirrored = self.config.flip_test and not self.training
+        if features is None and mirrored:
+            both = torch.stack([pixel_values, pixel_values.flip(-1)], dim=1)
+            features = self.extract_features(both.flatten(0, 1)).unflatten(0, (-1, 2))
+        elif features is None:
             features = self.extract_features(pixel_values)
-        if list(features.shape[1:]) != list(self.config.feature_shape):
+        expected = [2] * mirrored + list(self.config.feature_shape)
+        if list(features.shape[1:]) != expected:
             raise ValueError(
-                f"features have shape {tuple(features.shape)}; this model takes B x "
-                f"{' x '.join(map(str, self.config.feature_shape))}."
+                f"features have shape {tuple(features.shape)}; this model takes B x {' x '.join(map(str, expected))}."
+                + " The 2 are the image and its mirror image (config.flip_test), in evaluation." * mirrored
             )
         return features
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ def write_dataset_card(folder: Path, builder: ZeroShotBuilder, files: dict[str, 
     """
     from huggingface_hub import DatasetCardData
 
+    # Of a local folder, `datasets` keys its cache by what the card says alone: else old images would come out of it.
+    description = f"files of SHA-256 {contents_hash(folder, files)}"
     configs = [
         {
             "config_name": config_name,
@@ -45,6 +48,7 @@ def write_dataset_card(folder: Path, builder: ZeroShotBuilder, files: dict[str, 
                 {"split": split, "path": [path for portion in portions for path in files[portion]]}
                 for split, portions in SPLITS[config_name].items()
             ],
+            "description": description,
         }
         for config_name in ("default", "validation")
     ]
@@ -57,6 +61,16 @@ def write_dataset_card(folder: Path, builder: ZeroShotBuilder, files: dict[str, 
         configs=configs,
     )
     (folder / "README.md").write_text(f"---\n{head.to_yaml()}\n---\n{text_of(builder)}", encoding="utf-8")
+
+
+def contents_hash(folder: Path, files: dict[str, list[str]]) -> str:
+    """SHA-256 over all files, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in (name for names in files.values() for name in names):
+        with open(folder / name, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def text_of(builder: ZeroShotBuilder) -> str:

@@ -7,7 +7,6 @@ Images are stored once, as the original bytes, one group of files a portion; the
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dedn_hf.data.catalog import PORTIONS
 from dedn_hf.data.dataset_card import write_dataset_card
 from dedn_hf.data.loading import RECORD_FILE, builder_class
+from dedn_hf.modeling.writing import sync
 
 if TYPE_CHECKING:
     from dedn_hf.data.base import ZeroShotBuilder
@@ -34,7 +34,7 @@ def prepare(
     """Write data set `name` to the folder `out`: README.md, data/*.parquet, attributes.csv (and .npz), dedn.json.
 
     Everything is written to a folder beside `out` and renamed at the end: `out` is whole or is not there. After an
-    interruption, run it again. A finished folder of ours is replaced.
+    interruption, run it again. A finished folder of ours is replaced, by the last two renames.
 
     Args:
         name: 'cub', 'sun', 'awa2', 'folder' or 'shapes'.
@@ -47,9 +47,12 @@ def prepare(
 
     Raises:
         FileExistsError: `out` is a file, or holds something that `prepare` did not write.
+        OSError: the disk is full, or nothing can be written there.
         ValueError, FileNotFoundError: as the data set's builder.
     """
     out = Path(out).absolute()
+    if replaced_by(out).exists() and not out.exists():
+        replaced_by(out).rename(out)  # interrupted between the two renames of `publish`
     require_free(out, overwrite)
     if data_dir is not None:
         options["data_dir"] = data_dir
@@ -58,7 +61,7 @@ def prepare(
     fresh_folder(unfinished)
     try:
         data = str(unfinished / DATA_FOLDER)
-        builder.download_and_prepare(data, file_format="parquet", max_shard_size=max_shard_size)
+        write_images(builder, data, max_shard_size)
         builder.table.save(unfinished)
         write_dataset_card(unfinished, builder, portion_files(unfinished))
         write_record(unfinished, name, builder)
@@ -84,6 +87,16 @@ def fresh_folder(folder: Path) -> None:
     """Make an empty folder, without what an interrupted run has left in it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+
+
+def write_images(builder: ZeroShotBuilder, folder: str, max_shard_size: str) -> None:
+    """Write the Parquet files. Raises what went wrong, out of the error that `datasets` wraps around it."""
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        builder.download_and_prepare(folder, file_format="parquet", max_shard_size=max_shard_size)
+    except DatasetGenerationError as error:
+        raise OSError(f"{folder} could not be written: {error.__cause__ or error}") from error
 
 
 def portion_files(folder: Path) -> dict[str, list[str]]:
@@ -117,19 +130,14 @@ def publish(unfinished: Path, out: Path) -> None:
     """Rename the finished folder to `out`, after its content has reached the disk."""
     for path in [*unfinished.rglob("*"), unfinished]:
         sync(path)
+    shutil.rmtree(replaced_by(out), ignore_errors=True)
     if out.exists():
-        replaced = out.with_name(f"{out.name}.dedn-replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        out.rename(replaced)
+        out.rename(replaced_by(out))
     unfinished.rename(out)
     sync(out.parent)
-    shutil.rmtree(out.with_name(f"{out.name}.dedn-replaced"), ignore_errors=True)
+    shutil.rmtree(replaced_by(out), ignore_errors=True)
 
 
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def replaced_by(out: Path) -> Path:
+    """Where the folder that `out` replaces stays until `out` is in its place."""
+    return out.with_name(f"{out.name}.dedn-replaced")
