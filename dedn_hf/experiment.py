@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +14,19 @@ from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from dedn_hf.card import write_card
+from dedn_hf.data.loading import load
+from dedn_hf.distributed import require_supported, save_model
 from dedn_hf.features import FeatureCache
 from dedn_hf.metrics.scores import calibrate, gzsl_scores
-from dedn_hf.record import Stopwatch, count_images, describe_data, describe_model, surroundings
+from dedn_hf.modeling.attribute_table import near_names
+from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
+from dedn_hf.modeling.writing import whole_file
+from dedn_hf.record import Stopwatch, backbone_hash, count_images, describe_data, describe_model, surroundings
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.tasks import Inputs, Task, test_task, validation_task
 from dedn_hf.training import fit
@@ -25,7 +34,6 @@ from dedn_hf.transforms import evaluation_transform, training_transform
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
-    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 RUN_FILE, CHECKPOINTS = "run.json", "checkpoints"
 PROTOCOLS = {
@@ -45,12 +53,44 @@ class Experiment:
         build: a new model for an attribute table.
         features: folder of the feature cache (made if absent), or None to decode images in every epoch.
         describe: anything JSON can hold that belongs into run.json, such as the preset.
+        fingerprint: `data_fingerprint` of the data, where it is known already; else the run computes it.
     """
 
     load: Callable[[bool], tuple[datasets.DatasetDict, AttributeTable]]
     build: Callable[[AttributeTable], DEDNForZeroShot]
     features: Path | None = None
     describe: dict | None = None
+    fingerprint: dict[str, str] | None = None
+
+    @classmethod
+    def from_preset(
+        cls, preset: dict, features: str | Path | None = None, fingerprint: dict[str, str] | None = None
+    ) -> Experiment:
+        """What a preset describes, in the words of `read_preset`; run.json will hold it without this machine's paths.
+
+        Raises ValueError for an option that no model has: it would be ignored, and the run be another than was meant.
+        """
+        data, model = preset["data"], preset["model"]
+        known = [*inspect.signature(DEDNForZeroShot.from_timm).parameters, *inspect.get_annotations(DEDNConfig)]
+        for key in model:
+            if key not in known:
+                raise ValueError(f"No model option {key!r}.{near_names(key, known)}")
+        return cls(
+            load=lambda validation: load(validation=validation, **data),
+            build=lambda table: DEDNForZeroShot.from_timm(table=table, **model),
+            features=Path(features) if features else None,
+            describe={**preset, "data": without_paths(data), "model": without_paths(model)},
+            fingerprint=fingerprint,
+        )
+
+
+def without_paths(options: dict) -> dict:
+    """Options as they go into run.json, which is published: of files and folders their names only."""
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
+        for key, value in options.items()
+        if key != "data_dir"
+    }
 
 
 def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, accelerator: Accelerator) -> dict:
@@ -62,9 +102,11 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
 
     Raises:
         FileExistsError: `output` holds a finished run. ValueError: settings and data do not fit.
+        OSError: nothing can be written to `output`. For the rest, see `fit`.
     """
     output = Path(output)
     if (output / RUN_FILE).exists():
+        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)  # where it was killed as the very last thing
         raise FileExistsError(f"{output} holds a finished run. Give another output folder, or delete that one.")
     if settings.train_backbone and experiment.features is not None:
         raise ValueError(
@@ -75,8 +117,11 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
             "Augmentation of cached features needs feature_views > 1 (views that are cached too) and a folder for the "
             f"cache; feature_views is {settings.feature_views}, augmentation {settings.augmentation!r}."
         )
+    require_supported(settings, accelerator)
+    if settings.deterministic:
+        compute_deterministically(accelerator.device)
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
-    output.mkdir(parents=True, exist_ok=True)
+    require_writable(output)
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
     bias = 0.0
     if settings.select_on == "val":
@@ -85,6 +130,7 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     splits, table = experiment.load(False)
     task = test_task(splits, table)
     model = new_model(experiment, table, settings)
+    start = backbone_hash(model)
     model.config.calibration_bias += bias  # it was chosen on top of what the settings give
     caches = open_caches(experiment, model, settings, accelerator)
     keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
@@ -99,7 +145,8 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     record.update(surroundings(accelerator), time=stopwatch.record)
     record.update(settings=settings.to_dict(), experiment=experiment.describe)
     record.update(cached_features=experiment.features is not None)
-    record.update(data=describe_data(splits, table, experiment.describe), model=describe_model(model))
+    data = describe_data(splits, table, experiment.describe, experiment.fingerprint)
+    record.update(data=data, model={**describe_model(model), "backbone_start": start})
     if accelerator.is_main_process:
         table.save(output)
         write_card(output, [record])
@@ -133,10 +180,30 @@ def select(
     inputs = inputs_of(task, model, settings, caches)
     history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, measure)
     chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
-    accelerator.free_memory()  # else the next checkpoints would hold this model too
+    accelerator.free_memory()  # the next model needs the room
     final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
     record = {"chosen": chosen, "history": history.epochs, "images": count_images(splits)}
     return record, final, chosen.get("calibration_bias", 0.0)
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder. Raises OSError where nothing can be written to it, before any work is done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"Nothing can be written to {folder} ({error.strerror}). Give another folder.") from error
+
+
+def compute_deterministically(device: torch.device) -> None:
+    """Use only algorithms that give the same bits every time; raises ValueError where cuBLAS was not told to."""
+    if device.type == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
+        raise ValueError(
+            "deterministic=True on a GPU needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment of the command."
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def calibrated_scores(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray, bias: float) -> dict:
@@ -154,7 +221,7 @@ def new_model(experiment: Experiment, table: AttributeTable, settings: TrainingS
 def open_caches(
     experiment: Experiment, model: DEDNForZeroShot, settings: TrainingSettings, accelerator: Accelerator
 ) -> list[FeatureCache]:
-    """The feature cache of all images of the data set, and those of further views of the training images.
+    """The feature cache of all images, with `flip_test` that of their mirror images, those of views for training.
 
     The main process makes what is not there. Without a folder for features, there are none.
     """
@@ -167,6 +234,9 @@ def open_caches(
     model.to(accelerator.device)
     with accelerator.main_process_first():
         caches = [FeatureCache.open_or_build(experiment.features, model, everything, **how)]
+        if model.config.flip_test:
+            folder = experiment.features / "mirrored"
+            caches.append(FeatureCache.open_or_build(folder, model, everything, view={"mirrored": True}, **how))
         for view in range(1, settings.feature_views):
             folder, options = experiment.features / f"view-{view}", {"view": view, **augmentation_of(settings)}
             caches.append(FeatureCache.open_or_build(folder, model, splits["train"], view=options, **how))
@@ -176,7 +246,9 @@ def open_caches(
 def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]) -> Inputs:
     """Cached features where there are caches, else images, augmented for training."""
     if caches:
-        return task.cached(*caches)
+        plain, *others = caches
+        mirrored = others.pop(0) if model.config.flip_test else None
+        return task.cached(plain, *others, mirrored=mirrored)
     return task.decoded(training_transform(model, **augmentation_of(settings)), evaluation_transform(model))
 
 
@@ -191,13 +263,12 @@ class Best:
     def __init__(self, folder: Path, accelerator: Accelerator, keep_best: bool) -> None:
         self.folder, self.accelerator, self.keep_best = folder, accelerator, keep_best
 
-    def __call__(self, model: DEDNForZeroShot, epoch: dict, predictions: tuple) -> None:
-        if self.accelerator.is_main_process and (epoch["best_so_far"] or not self.keep_best):
-            model.save_pretrained(self.folder)
+    def __call__(self, model: torch.nn.Module, epoch: dict, predictions: tuple) -> None:
+        if epoch["best_so_far"] or not self.keep_best:
+            save_model(model, self.folder, self.accelerator)
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write, then rename: the file is whole or absent."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    """The file is whole or absent."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -14,14 +14,17 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import datasets
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
+from dedn_hf.interruptions import explained_worker_death
+from dedn_hf.modeling.writing import whole_file
 from dedn_hf.transforms import FixedViews, ImageBatches, as_it_is, evaluation_transform, training_transform
 
 if TYPE_CHECKING:
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_FILE, FEATURES_FILE = "cache.json", "features.bin"
+IDENTITY_FILE, FEATURES_FILE, PROGRESS_FILE = "cache.json", "features.bin", "progress.json"
+RECORD_EVERY = 32  # batches
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -51,7 +55,8 @@ class FeatureCache:
         path, size = self.folder / FEATURES_FILE, 2 * int(np.prod(self.shape))
         if not path.is_file() or path.stat().st_size != size:
             raise ValueError(
-                f"{path} is not the {size} bytes that its {IDENTITY_FILE} promises. Delete {self.folder}."
+                f"{path} is not the {size} bytes that its {IDENTITY_FILE} promises. Delete {self.folder}; the cache "
+                "will be made again."
             )
         with open(path, "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -120,7 +125,8 @@ class FeatureCache:
     ) -> FeatureCache:
         """Run the model's backbone over `images` (columns `image`, `file`) and write the cache.
 
-        The folder appears when it is complete; an interrupted run leaves `folder.partial`, which the next replaces.
+        The folder appears when it is complete. An interrupted run leaves `folder.partial`, and the next one with the
+        same arguments goes on from there.
 
         Args:
             dtype: 'float16' or 'bfloat16', of the file. precision: 'float32' or 'bfloat16', in which the backbone
@@ -128,7 +134,8 @@ class FeatureCache:
                 image. batch_size: images at a time. num_workers: processes that decode.
 
         Raises:
-            ValueError: unknown dtype, files that stand twice. FileExistsError: `folder` holds something else.
+            ValueError: unknown dtype, files that stand twice, an image that cannot be read.
+            FileExistsError: `folder` holds something else. OSError: the disk is full, or nothing can be written there.
         """
         folder = Path(folder)
         if dtype not in DTYPES:
@@ -136,22 +143,70 @@ class FeatureCache:
         if folder.exists() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} is not empty and no finished feature cache. Give an empty or new folder.")
         identity = identity_of(model, images, dtype, precision, view)
-        source = (
-            ImageBatches(images, evaluation_transform(model)) if view is None else augmented(model, images, **view)
-        )
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        with open(partial / FEATURES_FILE, "wb") as file:
-            for features in extract(model, source, precision, batch_size, num_workers, progress):
-                file.write(_finite(features.to(DTYPES[dtype])).view(torch.uint16).numpy().tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        (partial / IDENTITY_FILE).write_text(json.dumps(identity), encoding="utf-8")
+        source = view_of(model, images, **(view or {}))
+        with explained_worker_death():
+            unfinished = UnfinishedCache(folder.with_name(folder.name + ".partial"), identity, batch_size)
+            batches = extract(model, source, precision, batch_size, num_workers, progress, unfinished.rows)
+            unfinished.write(_finite(features.to(DTYPES[dtype])) for features in batches)
         if folder.exists():
             folder.rmdir()
-        partial.rename(folder)
+        unfinished.folder.rename(folder)
+        (folder / PROGRESS_FILE).unlink()
         return cls(folder)
+
+
+class UnfinishedCache:
+    """The folder that a cache grows in. What is certainly on the disk is on record there, to go on after it.
+
+    Args:
+        folder: made, or, where a run with the same identity and batch size was interrupted, opened.
+    """
+
+    def __init__(self, folder: Path, identity: dict, batch_size: int) -> None:
+        self.folder, self.file, self.record_file = folder, folder / FEATURES_FILE, folder / PROGRESS_FILE
+        # Bits may depend on which images are computed together, so the batches must be the same ones.
+        self.record = {"identity": identity, "batch_size": batch_size, "rows": 0}
+        self.rows = self._rows_there()
+        if not self.rows:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def _rows_there(self) -> int:
+        try:
+            there, size = json.loads(self.record_file.read_text(encoding="utf-8")), self.file.stat().st_size
+        except (OSError, ValueError):
+            return 0
+        # As it comes back from JSON, which knows no tuples.
+        expected = json.loads(json.dumps({**self.record, "rows": there.get("rows")}))
+        return there["rows"] if there == expected and size >= self._bytes(there["rows"]) else 0
+
+    def _bytes(self, rows: int) -> int:
+        return 2 * rows * int(np.prod(self.record["identity"]["feature_shape"]))
+
+    def write(self, batches: Iterator[torch.Tensor]) -> None:
+        """Append B x C x H x W of 16 bits each, until the cache is complete."""
+        try:
+            with open(self.file, "ab") as file:
+                file.truncate(self._bytes(self.rows))
+                for number, features in enumerate(batches, start=1):
+                    file.write(features.view(torch.uint16).numpy().tobytes())
+                    self.rows += len(features)
+                    if number % RECORD_EVERY == 0:
+                        self._record(file)
+                self._record(file)
+        except OSError as error:
+            raise OSError(
+                f"The feature cache {self.file} cannot be written: {error} Make room there, and give the same command "
+                "again: it goes on where it stopped."
+            ) from error
+        with whole_file(self.folder / IDENTITY_FILE) as path:
+            path.write_text(json.dumps(self.record["identity"]), encoding="utf-8")
+
+    def _record(self, file: IO[bytes]) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+        with whole_file(self.record_file) as path:
+            path.write_text(json.dumps({**self.record, "rows": self.rows}), encoding="utf-8")
 
 
 class CachedFeatures(Dataset):
@@ -171,11 +226,14 @@ class CachedFeatures(Dataset):
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch, one read a view."""
+        """A whole batch, one read a view; the view of an image is by its seed where the indices are `Drawn`."""
         if len(self.caches) == 1:
             features = self.caches[0].read(self.rows[0][indices])
         else:
-            views = torch.randint(len(self.caches), (len(indices),)).numpy()
+            seeds = getattr(indices, "seeds", None)
+            if seeds is None:
+                seeds = torch.randint(2**63 - 1, (len(indices),)).tolist()
+            views = np.array(seeds) % len(self.caches)
             parts = [cache.read(rows[indices][views == v]) for v, (cache, rows) in enumerate(self._views())]
             features = torch.cat(parts)[np.argsort(np.argsort(views, kind="stable"))]
         return {"features": features, "labels": self.labels[indices]}
@@ -184,22 +242,58 @@ class CachedFeatures(Dataset):
         return zip(self.caches, self.rows, strict=True)
 
 
-def augmented(model: DEDNForZeroShot, images: datasets.Dataset, view: int, **options) -> FixedViews:
-    """View number `view` of every image; `options` as of `training_transform`."""
-    return FixedViews(images, training_transform(model, **options), view)
+class MirroredFeatures(Dataset):
+    """As `CachedFeatures`, each image with its mirror image: `features` B x 2 x C x H x W, as `flip_test` needs them.
+
+    Args:
+        caches: of the images and of their mirror images. files, labels: of the split's images.
+    """
+
+    def __init__(self, caches: Sequence[FeatureCache], files: Sequence[str], labels: Sequence[int]) -> None:
+        self.sides = [CachedFeatures([cache], files, labels) for cache in caches]
+
+    def __len__(self) -> int:
+        return len(self.sides[0])
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """A whole batch."""
+        plain, mirrored = (side.__getitems__(indices) for side in self.sides)
+        return {**plain, "features": torch.stack([plain["features"], mirrored["features"]], dim=1)}
+
+
+def view_of(
+    model: DEDNForZeroShot, images: datasets.Dataset, mirrored: bool = False, view: int | None = None, **options
+) -> ImageBatches:
+    """The images as the model sees them, or their mirror images, or augmented view number `view` of every image.
+
+    options: as of `training_transform`.
+    """
+    if view is not None:
+        return FixedViews(images, training_transform(model, **options), view)
+    plain = evaluation_transform(model)
+    return ImageBatches(images, v2.Compose([plain, v2.functional.horizontal_flip]) if mirrored else plain)
 
 
 @torch.no_grad()
 def extract(
-    model: DEDNForZeroShot, source: Dataset, precision: str, batch_size: int, num_workers: int, progress: bool
+    model: DEDNForZeroShot,
+    source: Dataset,
+    precision: str,
+    batch_size: int,
+    num_workers: int,
+    progress: bool,
+    start: int = 0,
 ) -> Iterator[torch.Tensor]:
-    """Feature maps of all images in order, B x C x H x W at a time, on the CPU."""
-    loader = DataLoader(source, batch_size, num_workers=num_workers, collate_fn=as_it_is)
-    model.eval()
+    """Feature maps of the images from number `start` on, in order, B x C x H x W at a time, on the CPU."""
+    left = range(start, len(source))
+    loader = DataLoader(source, batch_size, sampler=left, num_workers=num_workers, collate_fn=as_it_is)
+    model.eval().to(memory_format=torch.channels_last)  # convolutional networks are faster in it
     for batch in tqdm(loader, desc="extracting features", disable=not progress):
+        pixels = batch["pixel_values"].to(model.device, memory_format=torch.channels_last)
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            features = model.extract_features(batch["pixel_values"].to(model.device))
+            features = model.extract_features(pixels)
         yield features.float().cpu().contiguous()
+    model.to(memory_format=torch.contiguous_format)
 
 
 def identity_of(
@@ -224,9 +318,10 @@ def identity_of(
 
 
 def weights_hash(module: torch.nn.Module) -> str:
-    """SHA-256 of all weights of a module."""
+    """SHA-256 of all weights of a module; where it is sharded (FSDP), every process has to call this."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
+        tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

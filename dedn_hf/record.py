@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -13,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
+import numpy as np
 import torch
 from accelerate import Accelerator
 
 from dedn_hf import __version__
+from dedn_hf.features import weights_hash
 from dedn_hf.modeling.attribute_table import ROLES, AttributeTable
 
 if TYPE_CHECKING:
@@ -87,8 +91,46 @@ def count_images(splits: datasets.DatasetDict) -> dict[str, int]:
     return {split: len(images) for split, images in splits.items()}
 
 
-def describe_data(splits: datasets.DatasetDict, table: AttributeTable, describe: dict | None) -> dict:
-    """Name, builder, variant, classes and images of a data set, for run.json.
+def data_fingerprint(splits: datasets.DatasetDict, table: AttributeTable) -> dict[str, str]:
+    """Hashes that tell data apart wherever they lie: of each split's files, labels and image contents, and the table.
+
+    Split, or 'table', -> the first 16 hexadecimal digits of a SHA-256. The order of the images counts, as for batches.
+    """
+    columns = ["image", "label", "file"]
+    found = {}
+    for name, split in splits.items():
+        digest = hashlib.sha256()
+        for row in split.select_columns(columns).cast_column("image", datasets.Image(decode=False)):
+            image = row["image"]
+            content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+            digest.update(f"{row['file']}\0{row['label']}\0{len(content)}\0".encode())
+            digest.update(content)
+        found[name] = digest.hexdigest()[:16]
+    return {**found, "table": table_hash(table)}
+
+
+def table_hash(table: AttributeTable) -> str:
+    """Of all that an attribute table holds, 16 hexadecimal digits."""
+    lists = [table.class_names, table.attribute_names, table.attribute_groups, table.roles]
+    digest = hashlib.sha256(json.dumps(lists).encode())
+    for numbers in (table.class_attributes, table.attribute_embeddings):
+        if numbers is not None:
+            digest.update(np.ascontiguousarray(numbers).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def backbone_hash(model: DEDNForZeroShot) -> str | None:
+    """SHA-256 of the backbone's weights, None without a backbone."""
+    return None if model.backbone is None else weights_hash(model.backbone)
+
+
+def describe_data(
+    splits: datasets.DatasetDict,
+    table: AttributeTable,
+    describe: dict | None,
+    fingerprint: dict[str, str] | None = None,
+) -> dict:
+    """Name, builder, variant, classes, images and fingerprint (computed, unless given) of a data set, for run.json.
 
     What the data call themselves goes before what the settings call them. The builder tells a benchmark from a folder
     of Parquet files that somebody has given its name.
@@ -100,12 +142,13 @@ def describe_data(splits: datasets.DatasetDict, table: AttributeTable, describe:
         "variant": info.config_name,
         "images": count_images(splits),
         "classes": {role: table.roles.count(role) for role in ROLES},
+        "fingerprint": fingerprint or data_fingerprint(splits, table),
         "unseen_classes": [name for name, seen in zip(table.class_names, table.seen, strict=True) if not seen],
     }
 
 
 def describe_model(model: DEDNForZeroShot) -> dict:
-    """Configuration (but class and attribute names), attribute groups and numbers of weights, for run.json."""
+    """Configuration (but class and attribute names), attribute groups, numbers and hash of weights, for run.json."""
     config, counts = model.config, Counter()
     for name, parameter in model.named_parameters():
         counts["backbone" if name.startswith("backbone.") else "experts"] += parameter.numel()
@@ -115,4 +158,5 @@ def describe_model(model: DEDNForZeroShot) -> dict:
         "config": {name: getattr(config, name) for name in type(config).__annotations__ if name not in names},
         "attribute_groups": dict(Counter(config.attribute_groups)),
         "parameters": dict(counts),
+        "weights": weights_hash(model),
     }

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
 
 
-class Batches(Sampler[list[int]]):
-    """Batches of image indices for one epoch; the same for the same seed and epoch.
+class Drawn(list):
+    """Indices of the images of a batch; `seeds` has one whole number for each, for what is random about that image.
+
+    Data sets take views and augmentation from it, so that these belong to the image's place in the joint batch, and
+    not to the process or the worker that happens to load it.
+    """
+
+    def __init__(self, indices: Sequence[int], seeds: Sequence[int]) -> None:
+        super().__init__(indices)
+        self.seeds = list(seeds)
+
+
+class Batches(Sampler[Drawn]):
+    """Batches of image indices and seeds for one epoch; the same for the same seed and epoch.
 
     'class_balanced' draws min(#classes, batch) classes without replacement, then max(batch // #classes, 1) images of
     each with replacement (the published sampling of CUB and AWA2); 'uniform' draws every image once, in random order.
@@ -36,7 +48,7 @@ class Batches(Sampler[list[int]]):
                 f"use {world_size} to {len(self.labels)}."
             )
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.rank, self.world_size, self.epoch, self.skip = rank, world_size, 0, 0
         self._members = [np.flatnonzero(self.labels == label) for label in np.unique(self.labels)]
         if self.joint_size < world_size:
             raise ValueError(
@@ -55,15 +67,20 @@ class Batches(Sampler[list[int]]):
         classes = len(self._members)
         return min(classes, self.batch_size) * max(self.batch_size // classes, 1)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other batches from now on."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Draw other batches from now on, without the first `skip` of them."""
+        self.epoch, self.skip = epoch, skip
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Drawn]:
         rng = np.random.default_rng([self.seed, self.epoch])
+        # Another generator, so that what is drawn does not depend on whether anything is done with the seeds.
+        of_images = np.random.default_rng([self.seed, self.epoch, 1])
         draw = self._class_balanced if self.sampling == "class_balanced" else self._uniform
-        for batch in draw(rng):
-            yield batch[self.rank :: self.world_size].tolist()
+        share = slice(self.rank, None, self.world_size)
+        for number, batch in enumerate(draw(rng)):
+            seeds = of_images.integers(2**63, size=len(batch))
+            if number >= self.skip:
+                yield Drawn(batch[share].tolist(), seeds[share].tolist())
 
     def _uniform(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         order = rng.permutation(len(self.labels))

@@ -38,7 +38,8 @@ class TrainingSettings:
         augmentation: 'none', 'flip' or 'crop', of training images. crop_scale: smallest area of a crop, 0..1.
             jitter: of 'crop', largest relative change of brightness and of contrast, 0..1.
         feature_views: with cached features, how many views of each training image the cache holds: the plain one, and
-            others augmented as above, of which training draws one at random; 1: the plain one only.
+            others augmented as above (and with the model's `flip_test` the mirror image), of which training draws one
+            at random; 1: no augmented ones.
         feature_precision: 'float32' or 'bfloat16', in which the frozen backbone computes what is cached.
         channels_last: memory layout of the backbone, faster for many convolutional networks.
         select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
@@ -46,6 +47,8 @@ class TrainingSettings:
         calibrate: with select_on='val', also choose there the constant that is added to unseen logits.
         evaluate_every: epochs between evaluations.
         seed: of initial weights, batches and augmentation.
+        deterministic: use only algorithms that give the same bits every time. CPUs do so anyway. On a GPU it is slow,
+            an operation without such an algorithm is an error, and CUBLAS_WORKSPACE_CONFIG=:4096:8 has to be set.
         num_workers: processes that decode images. checkpoint_every: epochs between checkpoints, 0 for none.
         tracker: 'tensorboard' or another tracker of Accelerate; None: none.
 
@@ -80,6 +83,7 @@ class TrainingSettings:
     calibrate: bool = False
     evaluate_every: int = 1
     seed: int = 0
+    deterministic: bool = False
     num_workers: int = 0
     checkpoint_every: int = 1
     tracker: str | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import Dataset
 
-from dedn_hf.features import CachedFeatures, FeatureCache
+from dedn_hf.features import CachedFeatures, FeatureCache, MirroredFeatures
 from dedn_hf.transforms import ImageBatches, Transform
 
 if TYPE_CHECKING:
@@ -34,11 +34,22 @@ class Task:
     images: dict[str, datasets.Dataset]
     labels: dict[str, torch.Tensor]
 
-    def cached(self, cache: FeatureCache, *views: FeatureCache) -> Inputs:
-        """Its splits as batches of cached features; 'train' also from further views of its images."""
-        return lambda split: CachedFeatures(
-            [cache, *views] if split == "train" else [cache], list(self.images[split]["file"]), self.labels[split]
-        )
+    def cached(self, cache: FeatureCache, *views: FeatureCache, mirrored: FeatureCache | None = None) -> Inputs:
+        """Its splits as batches of cached features.
+
+        Args:
+            views: further views of the images of 'train', which draws from all caches; the others are plain.
+            mirrored: mirror images of all images, drawn from by 'train' and paired with the plain ones by the others.
+        """
+        mirror = [] if mirrored is None else [mirrored]
+
+        def inputs(split: str) -> Dataset:
+            images = list(self.images[split]["file"]), self.labels[split]
+            if split == "train":
+                return CachedFeatures([cache, *mirror, *views], *images)
+            return MirroredFeatures([cache, mirrored], *images) if mirror else CachedFeatures([cache], *images)
+
+        return inputs
 
     def decoded(self, training: Transform, evaluation: Transform) -> Inputs:
         """Its splits as batches of pixels; 'train' with the training transform."""

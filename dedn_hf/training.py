@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
+from dedn_hf.checkpoint import Checkpoint, Progress
+from dedn_hf.data.base import abbreviate
+from dedn_hf.distributed import configure_sharding, joint_loss, require_supported, synchronise_batch_norm
 from dedn_hf.evaluation import evaluate
+from dedn_hf.interruptions import StopSignals, explained_worker_death, outlive_signals
 from dedn_hf.sampling import Batches
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.transforms import as_it_is
@@ -27,8 +30,6 @@ from dedn_hf.transforms import as_it_is
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
     from dedn_hf.tasks import Inputs, Task
-
-STATE_FILE = "state.json"
 
 
 @dataclass
@@ -57,60 +58,152 @@ def fit(
 ) -> History:
     """Train `model` in place, and evaluate it on the task's 'seen' and 'unseen' splits.
 
+    Ctrl-C or SIGTERM ends it after the current step, with a checkpoint; a second one at once. What was prepared with
+    `accelerator` before is released: a checkpoint holds one model.
+
     Args:
         folder: checkpoints go there; training goes on from the last one that is there.
-        on_evaluation: called with the evaluated model, the epoch's record, and logits and labels.
+        on_evaluation: called on every process with the evaluated model (as prepared: see `distributed.save_model`),
+            the epoch's record, and logits and labels.
 
     Raises:
-        ValueError: a checkpoint of other settings. FloatingPointError: the loss is no finite number.
+        ValueError: a damaged checkpoint, one of other settings, settings that do not go with how processes share the
+            model.
+        FloatingPointError: the loss is no finite number. ChildProcessError: a worker that loads images died.
+        OSError: a checkpoint cannot be written. KeyboardInterrupt, SystemExit: after Ctrl-C, SIGTERM.
     """
+    if accelerator._models:
+        accelerator.free_memory()  # and not always, because it collects garbage
+    require_supported(settings, accelerator)
+    training = prepare(model, task, inputs, settings, accelerator)
+    checkpoint = Checkpoint(accelerator, folder, settings, task.name, training.beside_the_model())
+    progress = checkpoint.resume()
+    history = History(progress.epochs)
+    with StopSignals(accelerator, enabled=settings.checkpoint_every > 0) as stop, explained_worker_death():
+        for epoch in range(len(history.epochs) + 1, settings.epochs + 1):
+            # Seeding by epoch makes a resumed run draw what an uninterrupted one draws.
+            set_seed(settings.seed * 10_000 + epoch, device_specific=True)
+            if progress.step:
+                checkpoint.restore_random_state()
+            for _ in training.steps(epoch, progress):
+                if stop.wanted():
+                    checkpoint.save(progress)
+                    stop.leave()
+            record = {"epoch": epoch, "loss": training.mean_loss(progress)}
+            if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
+                scores, *predictions = evaluate(training.evaluated, inputs, task.table.seen, accelerator)
+                record.update(scores, best_so_far=scores["H"] > history.highest())
+                if on_evaluation:
+                    on_evaluation(training.evaluated, record, predictions)
+            history.epochs.append(record)
+            report(accelerator, settings, task, record)
+            progress, stopping = Progress(history.epochs), stop.wanted(at_once=True)
+            if stopping or checkpoint.due(history.epochs):
+                checkpoint.save(progress)
+            if stopping:
+                stop.leave()
+    if training.average:
+        accelerator.unwrap_model(training.model).load_state_dict(training.average.module.state_dict())
+    return history
+
+
+@dataclass
+class Training:
+    """What takes part in a training step. `model` and `optimizer` are prepared, `loader` is this process's."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    average: AveragedModel | None
+    loader: DataLoader
+    batches: Batches
+    task: Task
+    settings: TrainingSettings
+    accelerator: Accelerator
+    calibration_weight: float
+
+    @property
+    def evaluated(self) -> torch.nn.Module:
+        """The model to evaluate: the average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def beside_the_model(self) -> list:
+        """What else has a state that a checkpoint must hold."""
+        return [self.scheduler, *([self.average] if self.average else [])]
+
+    def mean_loss(self, progress: Progress) -> float:
+        """Of an epoch that is done, over the images of all processes."""
+        mean = torch.tensor(progress.total / len(self.batches), device=self.accelerator.device)
+        return self.accelerator.reduce(mean, "mean").item()
+
+    def steps(self, epoch: int, progress: Progress) -> Iterator[None]:
+        """Train for what is left of an epoch, writing down the progress; stops over after every optimizer step."""
+        accelerator, settings = self.accelerator, self.settings
+        self.batches.set_epoch(epoch, skip=progress.step)
+        self.model.train()
+        for batch in self.progress_bar(epoch, progress.step):
+            step = progress.step + 1
+            # Not accelerator.accumulate: it would carry what an epoch leaves over into the next one.
+            complete = step % settings.gradient_accumulation_steps == 0 or step == len(self.batches)
+            accelerator.sync_gradients = complete
+            with nullcontext() if complete else accelerator.no_sync(self.model):
+                share = len(batch["labels"]) * accelerator.num_processes / self.batches.joint_size
+                with accelerator.autocast():  # a prepared model does it itself, but not one that FSDP shards
+                    output = self.model(**send_to_device(batch, accelerator.device))
+                loss = joint_loss(output, self.calibration_weight, share, accelerator)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise FloatingPointError(not_finite(value, epoch, step, self.suspects(step, batch)))
+                accelerator.backward(loss)
+                if complete and settings.max_grad_norm is not None:
+                    accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+            progress.step, progress.total = step, progress.total + value
+            if complete:
+                self.optimizer.step()
+                self.scheduler.step()
+                self.optimizer.zero_grad()
+                if self.average:
+                    self.average.update_parameters(accelerator.unwrap_model(self.model))
+                yield
+
+    def progress_bar(self, epoch: int, done: int) -> Iterator[dict]:
+        """The batches that are left of the epoch, behind a progress bar on one process."""
+        title, silent = f"{self.task.name} {epoch}/{self.settings.epochs}", not self.accelerator.is_local_main_process
+        return tqdm(self.loader, title, len(self.batches), leave=False, disable=silent, initial=done)
+
+    def suspects(self, step: int, batch: dict) -> str:
+        """The images of this process's batch; where the input itself is no number, those images alone."""
+        indices = next(islice(iter(self.batches), step - 1 - self.batches.skip, None))
+        images = self.task.images.get("train")
+        names = [f"image {index}" for index in indices]
+        if images is not None:
+            names = images.select_columns(["file"])[list(indices)]["file"]
+        values = batch["pixel_values"] if "pixel_values" in batch else batch["features"]
+        finite = torch.isfinite(values.flatten(1)).all(dim=1).tolist()
+        broken = [name for name, whole in zip(names, finite, strict=True) if not whole]
+        if broken:
+            return f"The input itself holds what is no number, in {abbreviate(broken)}: replace or remove that."
+        return f"The batch: {abbreviate(names, 50)}."
+
+
+def prepare(
+    model: DEDNForZeroShot, task: Task, inputs: Inputs, settings: TrainingSettings, accelerator: Accelerator
+) -> Training:
+    """Everything that a training needs, from the settings."""
     accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps
     loader, batches = training_loader(inputs, task, settings, accelerator)
     optimizer = build_optimizer(model, settings)
+    synchronise_batch_norm(model, accelerator)
+    configure_sharding(settings, accelerator)
     scheduler = build_scheduler(optimizer, settings, len(batches))
     average = build_average(model, settings, accelerator.device)
+    calibration_weight = model.config.calibration_weight
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
     model, optimizer = accelerator.prepare(model, optimizer)
-    checkpoint = Checkpoint(accelerator, folder, settings, task.name, [scheduler, *([average] if average else [])])
-    history = History(checkpoint.resume())
-    for epoch in range(len(history.epochs) + 1, settings.epochs + 1):
-        # Seeding by epoch makes a resumed run draw what an uninterrupted one draws.
-        set_seed(settings.seed * 10_000 + epoch, device_specific=True)
-        batches.set_epoch(epoch)
-        model.train()
-        total = 0.0
-        for step, batch in enumerate(progress_bar(loader, task, epoch, settings, accelerator), start=1):
-            # Not accelerator.accumulate: it would carry what an epoch leaves over into the next one.
-            complete = step % settings.gradient_accumulation_steps == 0 or step == len(batches)
-            accelerator.sync_gradients = complete
-            with nullcontext() if complete else accelerator.no_sync(model):
-                share = len(batch["labels"]) * accelerator.num_processes / batches.joint_size
-                loss = model(**send_to_device(batch, accelerator.device)).loss
-                total += require_finite(loss, epoch, step) * share
-                accelerator.backward(loss * share)
-                if complete and settings.max_grad_norm is not None:
-                    accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            if complete:
-                optimizer.step()
-                scheduler.step()
-                optimizer.zero_grad()
-                if average:
-                    average.update_parameters(accelerator.unwrap_model(model))
-        mean_loss = accelerator.reduce(torch.tensor(total / len(batches), device=accelerator.device), "mean")
-        record = {"epoch": epoch, "loss": mean_loss.item()}
-        if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
-            evaluated = average.module if average else model
-            scores, *predictions = evaluate(evaluated, inputs, task.table.seen, accelerator)
-            record.update(scores, best_so_far=scores["H"] > history.highest())
-            if on_evaluation:
-                on_evaluation(accelerator.unwrap_model(evaluated), record, predictions)
-        history.epochs.append(record)
-        report(accelerator, settings, task, record)
-        checkpoint.save(history.epochs)
-    if average:
-        accelerator.unwrap_model(model).load_state_dict(average.module.state_dict())
-    return history
+    return Training(
+        model, optimizer, scheduler, average, loader, batches, task, settings, accelerator, calibration_weight
+    )
 
 
 def training_loader(inputs: Inputs, task: Task, settings: TrainingSettings, accelerator: Accelerator):
@@ -124,7 +217,11 @@ def training_loader(inputs: Inputs, task: Task, settings: TrainingSettings, acce
         accelerator.num_processes,
     )
     workers = {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
-    return DataLoader(inputs("train"), batch_sampler=batches, collate_fn=as_it_is, **workers), batches
+    workers["worker_init_fn"] = outlive_signals
+    # A generator of its own: else the loader takes numbers from the one that dropout uses, more or fewer with workers.
+    generator = torch.Generator()
+    loader = DataLoader(inputs("train"), batch_sampler=batches, collate_fn=as_it_is, generator=generator, **workers)
+    return loader, batches
 
 
 def build_optimizer(model: DEDNForZeroShot, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -162,21 +259,12 @@ def build_average(
     return AveragedModel(model, device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=False)
 
 
-def require_finite(loss: torch.Tensor, epoch: int, step: int) -> float:
-    """The loss as a number. Raises FloatingPointError when it is none, before a checkpoint is written."""
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"The loss is {value} at epoch {epoch}, step {step}. Try a lower learning_rate, max_grad_norm=1, or "
-            "mixed_precision='no'. The last checkpoint is from before."
-        )
-    return value
-
-
-def progress_bar(loader: DataLoader, task: Task, epoch: int, settings: TrainingSettings, accelerator: Accelerator):
-    """The loader behind a progress bar, on one process."""
-    title = f"{task.name} {epoch}/{settings.epochs}"
-    return tqdm(loader, desc=title, leave=False, disable=not accelerator.is_local_main_process)
+def not_finite(loss: float, epoch: int, step: int, suspects: str) -> str:
+    """What to say of a loss that is no number."""
+    return (
+        f"The loss is {loss} at epoch {epoch}, step {step}. {suspects} Try a lower learning_rate, max_grad_norm=1, or "
+        "mixed_precision='no'. The last checkpoint is from before."
+    )
 
 
 def report(accelerator: Accelerator, settings: TrainingSettings, task: Task, record: dict) -> None:
@@ -188,59 +276,3 @@ def report(accelerator: Accelerator, settings: TrainingSettings, task: Task, rec
     scores = "  ".join(f"{key} {100 * numbers[key]:.1f}" for key in ("T1", "U", "S", "H") if key in numbers)
     if accelerator.is_local_main_process:
         tqdm.write(f"{task.name} epoch {record['epoch']:3d}/{settings.epochs}  loss {record['loss']:.4f}  {scores}")
-
-
-class Checkpoint:
-    """The newest state of a training run in `folder`: weights, optimizer, schedule, history.
-
-    Written to a temporary name and renamed, so that an interruption leaves the one before.
-    """
-
-    def __init__(self, accelerator: Accelerator, folder: Path, settings: TrainingSettings, task: str, others: list):
-        self.accelerator, self.every = accelerator, settings.checkpoint_every
-        self.path = Path(folder) / f"checkpoint-{task}"
-        self.old = self.path.with_name(self.path.name + ".old")
-        self.settings = settings.to_dict()
-        self.others = others
-
-    def resume(self) -> list[dict]:
-        """Load the checkpoint, if there is one; the records of the epochs that it has behind it."""
-        if self.accelerator.is_main_process and self.old.exists() and not self.path.exists():
-            self.old.rename(self.path)  # interrupted between the two renames of `save`
-        self.accelerator.wait_for_everyone()
-        if not (self.path / STATE_FILE).exists():
-            return []
-        state = json.loads((self.path / STATE_FILE).read_text(encoding="utf-8"))
-        ignored = {"num_workers", "checkpoint_every", "tracker"}
-        different = [k for k, v in self.settings.items() if k not in ignored and state["settings"].get(k) != v]
-        if different:
-            details = "; ".join(f"{k} is {state['settings'].get(k)!r}, not {self.settings[k]!r}" for k in different)
-            raise ValueError(
-                f"{self.path} is a checkpoint of other settings: {details}. Use those, or another output folder."
-            )
-        self.accelerator.load_state(str(self.path))
-        extra = torch.load(self.path / "extra.pt", weights_only=True, map_location="cpu")
-        for other, values in zip(self.others, extra, strict=True):
-            other.load_state_dict(values)
-        return state["epochs"]
-
-    def save(self, epochs: list[dict]) -> None:
-        """Write the checkpoint, if one is due after this epoch."""
-        if not self.every or (len(epochs) % self.every and len(epochs) != self.settings["epochs"]):
-            return
-        temporary = self.path.with_name(self.path.name + ".partial")
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(temporary))
-        if self.accelerator.is_main_process:
-            torch.save([other.state_dict() for other in self.others], temporary / "extra.pt")
-            state = {"settings": self.settings, "epochs": epochs}
-            (temporary / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-            shutil.rmtree(self.old, ignore_errors=True)
-            if self.path.exists():
-                self.path.rename(self.old)
-            temporary.rename(self.path)
-            shutil.rmtree(self.old, ignore_errors=True)
-        self.accelerator.wait_for_everyone()

@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
+from dedn_hf.sampling import Drawn
+
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
@@ -76,7 +78,7 @@ class ImageBatches(Dataset):
     """
 
     def __init__(self, images: datasets.Dataset, transform: Transform, labels: list[int] | None = None) -> None:
-        self.images = images.select_columns(["image"])
+        self.images = images.select_columns([name for name in ("image", "file") if name in images.column_names])
         self.transform = transform
         self.labels = None if labels is None else torch.as_tensor(labels)
 
@@ -84,9 +86,11 @@ class ImageBatches(Dataset):
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch, decoded and transformed."""
-        pictures = self.images[indices]["image"]
-        batch = {"pixel_values": torch.stack([self.transform(image.convert("RGB")) for image in pictures])}
+        """A whole batch, decoded and transformed; with the `seeds` of `Drawn` indices, an image's by its own seed."""
+        pictures = decoded(self.images, indices)
+        seeds = getattr(indices, "seeds", [None] * len(indices))
+        views = [seeded(self.transform, image, seed) for image, seed in zip(pictures, seeds, strict=True)]
+        batch = {"pixel_values": torch.stack(views)}
         if self.labels is not None:
             batch["labels"] = self.labels[indices]
         return batch
@@ -100,12 +104,37 @@ class FixedViews(ImageBatches):
         self.view = view
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        views = []
-        with torch.random.fork_rng(devices=[]):
-            for index, image in zip(indices, self.images[indices]["image"], strict=True):
-                torch.manual_seed(self.view * 10_000_000 + index)
-                views.append(self.transform(image.convert("RGB")))
-        return {"pixel_values": torch.stack(views)}
+        return super().__getitems__(Drawn(indices, [self.view * 10_000_000 + index for index in indices]))
+
+
+def decoded(images: datasets.Dataset, indices: list[int]) -> list[PIL.Image.Image]:
+    """Some of the images, in RGB. Raises ValueError that names the first one that cannot be read."""
+
+    def read(indices: list[int]) -> list[PIL.Image.Image]:
+        return [image.convert("RGB") for image in images[indices]["image"]]
+
+    try:
+        return read(list(indices))
+    except Exception:
+        for index in indices:
+            try:
+                read([index])
+            except Exception as error:
+                names = images.remove_columns("image")[index]
+                raise ValueError(
+                    f"{names.get('file', f'Image number {index}')} cannot be read ({type(error).__name__}: {error}). "
+                    "Replace that image, or take it out of the data set, and give the same command again."
+                ) from error
+        raise
+
+
+def seeded(transform: Transform, image: PIL.Image.Image, seed: int | None) -> torch.Tensor:
+    """The view that the seed decides on (None: a random one); torch's generator stays as it is."""
+    if seed is None:
+        return transform(image)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPU too
+        return transform(image)
 
 
 def as_it_is(batch: dict) -> dict:

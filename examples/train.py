@@ -7,12 +7,9 @@ Without images at hand, `--data shapes` needs none. Settings of the preset chang
 
 import argparse
 import sys
-from pathlib import Path
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from dedn_hf import DEDNForZeroShot
-from dedn_hf.data import load
 from dedn_hf.experiment import Experiment, run
 from dedn_hf.settings import TrainingSettings, read_preset
 
@@ -36,27 +33,20 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def without_paths(options: dict) -> dict:
-    """Options as they go into run.json, which is published: of files and folders their names only."""
-    return {
-        key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
-        for key, value in options.items()
-        if key != "data_dir"
-    }
-
-
 def main() -> None:
     """Read the preset, train, print the result."""
     arguments = parse_arguments()
     preset = read_preset(arguments.config, arguments.variant, arguments.set)
-    for key, value in (("select_on", arguments.select_on), ("seed", arguments.seed)):
+    for section, key, value in (
+        ("training", "select_on", arguments.select_on),
+        ("training", "seed", arguments.seed),
+        ("data", "name", arguments.data),
+        ("data", "data_dir", arguments.data_dir),
+        ("model", "pretrained", arguments.weights),
+    ):
         if value is not None:
-            preset["training"][key] = value
+            preset[section][key] = value
     settings = TrainingSettings.from_dict(preset["training"])
-    data = {**preset["data"], **({"name": arguments.data} if arguments.data else {})}
-    if arguments.data_dir:
-        data["data_dir"] = arguments.data_dir
-    model = {**preset["model"], **({"pretrained": arguments.weights} if arguments.weights else {})}
     accelerator = Accelerator(
         cpu=arguments.cpu,
         mixed_precision=settings.mixed_precision,
@@ -67,13 +57,7 @@ def main() -> None:
     )
     if settings.tracker:
         accelerator.init_trackers("dedn", {k: v for k, v in settings.to_dict().items() if isinstance(v, (int, float))})
-    experiment = Experiment(
-        load=lambda validation: load(validation=validation, **data),
-        build=lambda table: DEDNForZeroShot.from_timm(table=table, **model),
-        features=Path(arguments.features_dir) if arguments.features_dir else None,
-        describe={**preset, "data": without_paths(data), "model": without_paths(model)},
-    )
-    record = run(experiment, settings, arguments.output_dir, accelerator)
+    record = run(Experiment.from_preset(preset, arguments.features_dir), settings, arguments.output_dir, accelerator)
     accelerator.end_training()
     if accelerator.is_main_process:
         results = record["results"]

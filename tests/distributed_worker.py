@@ -2,18 +2,25 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType
+import yaml
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, FullyShardedDataParallelPlugin
+from safetensors.torch import load_file
 
+from dedn_hf import training
 from dedn_hf.evaluation import evaluate
+from dedn_hf.experiment import Experiment, inputs_of, run
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.tasks import test_task
 from dedn_hf.training import fit
-from dedn_hf.transforms import evaluation_transform
 from tests.tiny_runs import feature_model, feature_task, image_model, load_tiny
+
+IMAGES = {"epochs": 2, "batch_size": 5, "sampling": "uniform", "train_backbone": True, "freeze_batch_norm": True}
+FSDP_FILE = Path(__file__).parents[1] / "examples" / "configs" / "accelerate" / "fsdp.yaml"
 
 
 def randomise_keys(model: torch.nn.Module) -> torch.nn.Module:
@@ -32,29 +39,95 @@ def evaluated(accelerator: Accelerator, batch_size: int) -> dict:
     return {"scores": scores, "logits": logits.tolist(), "labels": labels.tolist()}
 
 
-def trained_on_features(accelerator: Accelerator, folder: Path, **changes) -> tuple[dict, list]:
-    """Weights and losses after two epochs in float32."""
+def on_features(accelerator: Accelerator, folder: Path, **changes) -> tuple[dict, list]:
+    """Weights and losses after two epochs in float32, with the loss term that is no mean over images."""
     task, inputs = feature_task()
-    model = randomise_keys(feature_model(calibration_weight=0.0))
+    model = randomise_keys(feature_model(calibration_weight=1.0))
     settings = TrainingSettings(epochs=2, learning_rate=1e-3, **changes)
     history = fit(model, task, inputs, settings, accelerator, folder)
-    accelerator.free_memory()
     return model.state_dict(), [epoch["loss"] for epoch in history.epochs]
 
 
-def trained_on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
-    """The same with the backbone, its batch statistics kept."""
+def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
+    """The same on images, decoded in every epoch, with the backbone, its batch statistics kept."""
     splits, table = load_tiny()
     task = test_task(splits, table)
     torch.manual_seed(0)
-    model = randomise_keys(image_model(table))
-    settings = TrainingSettings(
-        epochs=1, batch_size=4, train_backbone=True, freeze_batch_norm=True, sampling="uniform"
+    model = randomise_keys(image_model(table, calibration_weight=1.0))
+    settings = TrainingSettings(**IMAGES, gradient_accumulation_steps=2, max_grad_norm=1)
+    history = fit(model, task, inputs_of(task, model, settings, []), settings, accelerator, folder)
+    return accelerator.get_state_dict(model), [epoch["loss"] for epoch in history.epochs]
+
+
+def whole_run(accelerator: Accelerator, folder: Path, cached: bool = False, **changes) -> tuple[dict, list]:
+    """A whole run with random crops; the weights are those that it saved."""
+    settings = TrainingSettings(**changes, augmentation="crop", select_on="last")
+    experiment = Experiment(
+        load_tiny, lambda table: randomise_keys(image_model(table)), folder / "cache" if cached else None
     )
-    transform = evaluation_transform(model)
-    history = fit(model, task, task.decoded(transform, transform), settings, accelerator, folder)
-    accelerator.free_memory()
-    return model.state_dict(), [epoch["loss"] for epoch in history.epochs]
+    record = run(experiment, settings, folder / "run", accelerator)
+    return load_file(folder / "run" / "model.safetensors"), [epoch["loss"] for epoch in record["history"]]
+
+
+RUNS = {
+    "uniform": lambda *to: on_features(*to, batch_size=7, sampling="uniform"),
+    "balanced": lambda *to: on_features(
+        *to, batch_size=10, sampling="class_balanced", gradient_accumulation_steps=2, max_grad_norm=1
+    ),
+    "images": on_images,
+    "augmented": lambda *to: whole_run(*to, **IMAGES, jitter=0.4),
+    "views": lambda *to: whole_run(*to, cached=True, epochs=2, batch_size=6, feature_views=3, ema_decay=0.5),
+}
+SHARDED = ("images", "augmented")
+
+
+def recorded(train: Callable[[], tuple], steps: list[torch.Tensor]) -> tuple:
+    """What `train` gives; `steps` then holds all trained weights as one vector, at first and after each step."""
+    build = training.build_optimizer
+
+    def build_and_watch(*arguments):
+        optimizer = build(*arguments)
+        trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+        def note(*_) -> None:
+            steps.append(torch.cat([parameter.detach().flatten().clone() for parameter in trained]))
+
+        note()
+        optimizer.register_step_post_hook(note)
+        return optimizer
+
+    training.build_optimizer = build_and_watch
+    try:
+        return train()
+    finally:
+        training.build_optimizer = build
+
+
+def shard(accelerator: Accelerator) -> None:
+    """Shard models from now on as fsdp.yaml says. Accelerate's launcher does so on GPUs only, PyTorch also on CPUs."""
+    config = yaml.safe_load(FSDP_FILE.read_text())["fsdp_config"]
+    PartialState().distributed_type = accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=config["fsdp_version"],
+        auto_wrap_policy=config["fsdp_auto_wrap_policy"],
+        transformer_cls_names_to_wrap=[config["fsdp_transformer_layer_cls_to_wrap"]],
+        reshard_after_forward=config["fsdp_reshard_after_forward"],
+        state_dict_type=config["fsdp_state_dict_type"],
+        cpu_ram_efficient_loading=config["fsdp_cpu_ram_efficient_loading"],
+    )
+
+
+def train_sharded(accelerator: Accelerator, folder: Path) -> dict[str, list]:
+    """The losses of some of the runs again, with sharded models; `folder` then holds their weights, too."""
+    shard(accelerator)
+    losses = {}
+    for name in SHARDED:
+        weights, losses[name] = RUNS[name](accelerator, folder / name)
+        if name == "images":  # again: it loads the sharded checkpoint of the last epoch
+            weights, losses[name] = RUNS[name](accelerator, folder / name)
+        if accelerator.is_main_process:
+            torch.save(weights, folder / f"{name}.pt")
+    return losses
 
 
 def main(folder: Path) -> None:
@@ -62,20 +135,16 @@ def main(folder: Path) -> None:
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     if accelerator.num_processes > 1:
         assert accelerator.distributed_type == DistributedType.MULTI_CPU, accelerator.distributed_type
-    numbers = {"processes": accelerator.num_processes}
+    numbers = {"processes": accelerator.num_processes, "losses": {}}
     numbers["evaluation"] = {size: evaluated(accelerator, size) for size in (3, 64)}
-    runs = {
-        "uniform": lambda path: trained_on_features(accelerator, path, batch_size=7, sampling="uniform"),
-        "balanced": lambda path: trained_on_features(
-            accelerator, path, batch_size=10, sampling="class_balanced", gradient_accumulation_steps=2, max_grad_norm=1
-        ),
-        "images": lambda path: trained_on_images(accelerator, path),
-    }
-    numbers["losses"] = {}
-    for name, train in runs.items():
-        weights, numbers["losses"][name] = train(folder / f"checkpoints-{name}")
+    for name, train in RUNS.items():
+        steps = []
+        weights, numbers["losses"][name] = recorded(lambda: train(accelerator, folder / name), steps)  # noqa: B023
+        accelerator.free_memory()
         if accelerator.is_main_process:
-            torch.save(weights, folder / f"{name}.pt")
+            torch.save({"weights": weights, "steps": steps}, folder / f"{name}.pt")
+    if accelerator.num_processes > 1:
+        numbers["sharded losses"] = train_sharded(accelerator, folder / "sharded")
     if accelerator.is_main_process:
         (folder / "numbers.json").write_text(json.dumps(numbers))
     accelerator.end_training()

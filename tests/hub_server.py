@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         fault = self.hub.fault(request)
         self.body = self.rfile.read(length // 2 if fault == "hang up" else length)
-        if fault == "hang up":
+        if fault == "hang up" or len(self.body) < length:  # or the client has hung up
             self.close_connection = True
             return
         if fault == "lose the answer":

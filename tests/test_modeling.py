@@ -89,6 +89,50 @@ def test_fused_and_plain_attention_give_the_same_scores_and_gradients(variant, f
         torch.testing.assert_close(fused, results["eager"][key], rtol=1e-4, atol=1e-5, msg=key)
 
 
+# Mirror images -----------------------------------------------------------------------------------------------------
+
+
+def halves_of(model: DEDNForZeroShot, pixels: torch.Tensor) -> list:
+    """What the model gives for images and for their mirror images, each by itself."""
+    model.config.flip_test = False
+    halves = [model(side, output_attentions=True) for side in (pixels, pixels.flip(-1))]
+    model.config.flip_test = True
+    return halves
+
+
+@torch.no_grad()
+def test_with_flip_test_evaluation_is_the_mean_over_the_image_and_its_mirror_image():
+    model = image_model().eval()
+    pixels = images(model)
+    plain, mirrored = halves_of(model, pixels)
+    assert not torch.allclose(plain.logits, mirrored.logits, rtol=1e-3)
+    output = model(pixels, output_attentions=True)
+    torch.testing.assert_close(output.logits, (plain.logits + mirrored.logits) / 2)
+    torch.testing.assert_close(output.attribute_scores, (plain.attribute_scores + mirrored.attribute_scores) / 2)
+    torch.testing.assert_close(model.score_attributes(pixels), output.attribute_scores)
+    torch.testing.assert_close(model(pixels.flip(-1)).logits, output.logits)
+    shape = model.config.feature_shape[1:]
+    back = mirrored.region_maps.unflatten(-1, shape).flip(-1).flatten(-2)
+    torch.testing.assert_close(output.region_maps, (plain.region_maps + back) / 2)
+
+
+def test_with_flip_test_training_sees_the_image_alone():
+    model = image_model(flip_test=True)
+    loss = model(images(model), labels=labels()).loss
+    model.config.flip_test = False
+    assert torch.equal(loss, model(images(model), labels=labels()).loss)
+
+
+@torch.no_grad()
+def test_with_flip_test_features_come_in_pairs():
+    model = image_model(flip_test=True).eval()
+    pixels = images(model)
+    sides = [model.extract_features(side) for side in (pixels, pixels.flip(-1))]
+    torch.testing.assert_close(model(features=torch.stack(sides, dim=1)).logits, model(pixels).logits)
+    with pytest.raises(ValueError, match=r"this model takes B x 2 x .*mirror image \(config.flip_test\)"):
+        model(features=sides[0])
+
+
 @pytest.mark.parametrize("numbers", [1, 3 * 5 * 2, 2**20], ids=["an image", "two images", "all"])
 def test_the_derivatives_that_come_with_the_scores_are_those_of_the_attention(numbers, monkeypatch):
     monkeypatch.setitem(FixedFeatures.chunk, "cpu", numbers)

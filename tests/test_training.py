@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import datasets
@@ -16,9 +17,10 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot, training
+from dedn_hf.evaluation import evaluate
 from dedn_hf.experiment import Experiment, inputs_of, open_caches, run
 from dedn_hf.features import CachedFeatures, FeatureCache
-from dedn_hf.sampling import Batches
+from dedn_hf.sampling import Batches, Drawn
 from dedn_hf.settings import TrainingSettings, read_preset
 from dedn_hf.tasks import test_task as full_task
 from dedn_hf.tasks import validation_task
@@ -100,14 +102,39 @@ def test_batches_depend_on_seed_and_epoch_only():
         assert first != list(batches)
 
 
+@pytest.mark.parametrize(
+    ("sampling", "first", "second"),
+    [
+        ("uniform", [16, 2, 18, 9, 0, 4], [17, 10, 12, 1, 7, 3]),
+        ("class_balanced", [0, 20, 17, 7], [3, 10, 21, 15]),
+    ],
+)
+def test_what_a_seed_and_an_epoch_draw_stays_what_published_numbers_rest_on(sampling, first, second):
+    batches = Batches(LABELS, 6, sampling, seed=3)
+    batches.set_epoch(2)
+    assert list(batches)[:2] == [first, second]
+
+
 @pytest.mark.parametrize("sampling", ["uniform", "class_balanced"])
 @pytest.mark.parametrize("batch_size", [7, 8])
-def test_the_shares_of_the_processes_unite_to_the_joint_batch(sampling, batch_size):
+def test_the_shares_of_the_processes_unite_to_the_joint_batch_with_its_seeds(sampling, batch_size):
     joint = list(Batches(LABELS, batch_size, sampling))
     shares = [list(Batches(LABELS, batch_size, sampling, rank=rank, world_size=2)) for rank in (0, 1)]
     for whole, *parts in zip(joint, *shares, strict=True):
-        assert sorted(whole) == sorted(parts[0] + parts[1])
+        drawn = [pair for part in parts for pair in zip(part, part.seeds, strict=True)]
+        assert sorted(zip(whole, whole.seeds, strict=True)) == sorted(drawn)
         assert abs(len(parts[0]) - len(parts[1])) <= 1
+
+
+def test_every_drawn_image_has_a_seed_of_its_own_also_when_it_is_drawn_again():
+    batches, seeds = Batches(LABELS, 24, "class_balanced"), []
+    for epoch in (0, 1):
+        batches.set_epoch(epoch)
+        seeds += [seed for batch in batches for seed in batch.seeds]
+    assert len(set(seeds)) == len(seeds) == 48
+    skipped = Batches(LABELS, 6)
+    skipped.set_epoch(0, skip=2)
+    assert [batch.seeds for batch in skipped] == [batch.seeds for batch in Batches(LABELS, 6)][2:]
 
 
 def test_batches_that_cannot_be_drawn_are_refused_with_what_would_do():
@@ -385,8 +412,8 @@ def test_a_finished_training_is_not_repeated(accelerator, tmp_path):
 
 def test_a_checkpoint_survives_an_interruption_between_its_two_renames(accelerator, tmp_path):
     _, expected = fitted(accelerator, tmp_path, settings())
+    shutil.rmtree(tmp_path / "checkpoint-tiny.old")
     (tmp_path / "checkpoint-tiny").rename(tmp_path / "checkpoint-tiny.old")
-    accelerator.free_memory()
     _, history = fitted(accelerator, tmp_path, settings(), lambda *_: pytest.fail("trained again"))
     assert history.epochs == expected.epochs
 
@@ -605,6 +632,36 @@ def test_a_run_on_images_gives_what_cached_features_give(accelerator, tmp_path):
     decoded = run(experiment(tmp_path, features=None), chosen, tmp_path / "decoded", accelerator)
     losses = [[epoch["loss"] for epoch in record["history"]] for record in (cached, decoded)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_with_flip_test_cached_features_give_what_images_give(accelerator, tmp_path):
+    chosen = settings(epochs=1, select_on="last", batch_size=20, sampling="uniform", learning_rate=1e-9)
+    logits = {}
+    for name in ("cached", "decoded"):
+        given = experiment(tmp_path, **({} if name == "cached" else {"features": None}))
+        given.build = lambda table: image_model(table, flip_test=True)
+        torch.manual_seed(0)
+        run(given, chosen, tmp_path / name, accelerator)
+        accelerator.free_memory()
+        model = DEDNForZeroShot.from_pretrained(tmp_path / name)
+        task = full_task(*load_tiny())
+        caches = open_caches(given, model, chosen, accelerator)
+        assert len(caches) == (2 if name == "cached" else 0)
+        logits[name] = evaluate(model, inputs_of(task, model, chosen, caches), task.table.seen, accelerator)[1]
+    np.testing.assert_allclose(logits["cached"], logits["decoded"], rtol=1e-2, atol=1e-2)
+
+
+def test_training_draws_the_mirror_images_too(accelerator, tmp_path):
+    given, model = experiment(tmp_path), seeded_model(flip_test=True)
+    caches = open_caches(given, model, settings(), accelerator)
+    assert [len(cache) for cache in caches] == [35, 35]
+    assert not torch.equal(caches[0].read(range(35)), caches[1].read(range(35)))
+    task = full_task(*load_tiny())
+    data = inputs_of(task, model, settings(), caches)("train")
+    file = task.images["train"]["file"][3]
+    ways = [cache.read(cache.rows([file]))[0] for cache in caches]
+    drawn = [data.__getitems__([3])["features"][0] for _ in range(40)]
+    assert {way for features in drawn for way in (0, 1) if torch.equal(features, ways[way])} == {0, 1}
 
 
 def test_a_finished_run_is_not_overwritten(accelerator, tmp_path):
@@ -862,6 +919,42 @@ def test_training_draws_every_view_and_evaluation_the_plain_one(accelerator, tmp
     assert sum(counts) == 60 and min(counts) > 0
     seen = inputs("seen").__getitems__([0])["features"][0]
     assert torch.equal(seen, caches[0].read(caches[0].rows([task.images["seen"]["file"][0]]))[0])
+
+
+def test_a_seed_decides_on_the_view_of_an_image_and_on_nothing_else(accelerator, tmp_path):
+    caches = open_caches(experiment(tmp_path), seeded_model(), views(), accelerator)
+    task, augment = full_task(*load_tiny()), training_transform(seeded_model(), "crop", jitter=0.4)
+    cached, decoded = task.cached(*caches)("train"), task.decoded(augment, augment)("train")
+    for data, key in ((cached, "features"), (decoded, "pixel_values")):
+        random_state = torch.get_rng_state()
+        together = data.__getitems__(Drawn([4, 7, 4], [10, 11, 12]))[key]
+        alone = [data.__getitems__(Drawn([i], [seed]))[key][0] for i, seed in ((4, 10), (7, 11), (4, 12))]
+        assert torch.equal(together, torch.stack(alone))
+        assert not torch.equal(together[0], together[2])
+        assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize("changes", [{"train_backbone": True, "freeze_batch_norm": True}, {"feature_views": 3}])
+def test_workers_that_load_images_change_no_bit_also_after_an_interruption(
+    accelerator, tmp_path, monkeypatch, changes
+):
+    chosen = {"augmentation": "crop", "jitter": 0.4, "epochs": 3, "batch_size": 10, **changes}
+    given = experiment(tmp_path, config={"feature_dropout": 0.2})
+    if "feature_views" not in changes:
+        given.features = None
+    run(given, settings(**chosen), tmp_path / "one", accelerator)
+    report = training.report
+
+    def interrupt(*arguments):
+        if arguments[-1]["epoch"] == 2:
+            raise Interruption
+        report(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr(training, "report", interrupt)
+        run(given, settings(**chosen, num_workers=2), tmp_path / "two", accelerator)
+    run(given, settings(**chosen, num_workers=2), tmp_path / "two", accelerator)
+    assert_same_bits(*(load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")))
 
 
 def test_a_batch_keeps_its_order_whatever_the_views(accelerator, tmp_path):

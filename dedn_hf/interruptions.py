@@ -1,0 +1,91 @@
+"""Ctrl-C, SIGTERM and workers that die, while a model is trained."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import torch
+from accelerate import Accelerator
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGREE_EVERY = 8  # steps
+
+
+class StopSignals:
+    """Within `with`, the first Ctrl-C or SIGTERM is a wish to stop soon; the second one stops at once.
+
+    Args:
+        accelerator: of the processes that must stop at the same step, whichever of them has got the signal.
+        enabled: False leaves signals as they are.
+    """
+
+    def __init__(self, accelerator: Accelerator, enabled: bool = True) -> None:
+        self.accelerator, self.received, self.asked = accelerator, None, 0
+        self.enabled = enabled and threading.current_thread() is threading.main_thread()  # others cannot handle any
+
+    def __enter__(self) -> StopSignals:
+        self.before = {number: signal.signal(number, self._receive) for number in SIGNALS} if self.enabled else {}
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+        if kind is None and self.wanted(at_once=True):
+            self.leave()
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._leave(number)
+        self.received = number
+        if self.accelerator.is_main_process:  # not print, which may just have been interrupted itself
+            os.write(2, b"\nStopping after this step, with a checkpoint. Once more stops at once, without.\n")
+
+    def wanted(self, at_once: bool = False) -> bool:
+        """Whether any process has got a signal: the same answer for all of them, which must all ask.
+
+        Several processes look only every few times they are asked, because it takes them time, or `at_once`.
+        """
+        if self.accelerator.num_processes > 1:
+            self.asked += 1
+            if self.asked % AGREE_EVERY and not at_once:
+                return False
+            flags = torch.tensor([float(self.received == number) for number in SIGNALS])
+            flags = self.accelerator.reduce(flags.to(self.accelerator.device), "sum").tolist()
+            self.received = next((number for number, flag in zip(SIGNALS, flags, strict=True) if flag), None)
+        return self.received is not None
+
+    def leave(self) -> NoReturn:
+        """End as the signal would have: KeyboardInterrupt, or SystemExit with 143."""
+        self._leave(self.received)
+
+    def _leave(self, number: int) -> NoReturn:
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+
+def outlive_signals(_worker: int = 0) -> None:
+    """A `worker_init_fn`: Ctrl-C reaches workers too, but the step that is finished may need their batches.
+
+    A second SIGTERM ends the worker: the main process sends one to those that do not end by themselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _frame: signal.signal(number, signal.SIG_DFL))
+
+
+@contextmanager
+def explained_worker_death() -> Iterator[None]:
+    """Turn what torch raises when a worker of a DataLoader dies into ChildProcessError, with what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"A process that loads images died: {str(error).strip(' .')}. Often the memory was used up: try a smaller "
+            "num_workers (0: no such processes). Nothing is lost: the same command goes on from the last checkpoint."
+        ) from error
