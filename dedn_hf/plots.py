@@ -16,8 +16,10 @@ from PIL import Image
 VERMILLION, BLUE, GREY = "#D55E00", "#0072B2", "#9A9A9A"
 GREEN, BLACK = "#009E73", "#000000"
 HEAT = LinearSegmentedColormap.from_list("heat", [(*to_rgb(VERMILLION), 0.0), (*to_rgb(VERMILLION), 0.9)])
+HEAT_NOTE = "Where each expert found the attribute (orange: strongest)"
 TEXT_SIZE, TITLE_SIZE = 9, 10
 EXPERT_MARKERS = {"coarse": "o", "fine": "^"}
+LINES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (BLACK, "D", ":"), (GREY, "v", "-"))
 ACCURACY_STYLES = {"T1": (GREEN, "^"), "U": (VERMILLION, "o"), "S": (BLUE, "s"), "H": (BLACK, "D")}
 
 
@@ -60,6 +62,18 @@ def draw_bars(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) - 0.5, -0.9)
     axes.axis("off")
+
+
+def simple(axes: Axes) -> None:
+    """Two of the four axes lines, and numbers of a size that can be read."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=TEXT_SIZE)
+
+
+def style_of(position: int) -> dict:
+    """Colour, marker and dash of a curve, told apart without colour, too."""
+    colour, marker, dash = LINES[position % len(LINES)]
+    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
 
 
 def without_ticks(axes: Axes) -> None:
@@ -107,7 +121,7 @@ def figure_explaining(
             draw_heat(panels[row, column], image, region_maps[row, column])
             if row == 0:
                 panels[row, column].set_title(name, fontsize=TITLE_SIZE)
-    right.supxlabel("Where each expert found the attribute (orange: strongest)", fontsize=TEXT_SIZE)
+    right.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure
 
 
@@ -158,7 +172,6 @@ def draw_heat_maps(
                 axes.set_xlabel("not found", fontsize=TEXT_SIZE)
             if row == 0:
                 axes.set_title(name, fontsize=TITLE_SIZE, parse_math=False)
-    panels.supxlabel("Where each expert found the attribute (orange: strongest)", fontsize=TEXT_SIZE)
 
 
 def figure_comparison(
@@ -199,6 +212,7 @@ def figure_comparison(
     draw_contributions(right.subplots(), *columns(groups), title="By attribute group")
     if lower is not None:
         draw_heat_maps(lower, image, heat_names, heats)
+        lower.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure
 
 
@@ -242,11 +256,91 @@ def figure_training(phases: Mapping[str, Sequence[dict]], chosen: Mapping[str, i
         for axes in (losses, accuracies):
             axes.set_xlim(0.5, max(e["epoch"] for e in epochs) + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.tick_params(labelsize=TEXT_SIZE)
-            axes.spines[["top", "right"]].set_visible(False)
+            simple(axes)
             if chosen and title in chosen:
                 axes.axvline(chosen[title], color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
         accuracies.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in panels[-1]:
         axes.set_xlabel("epoch", fontsize=TEXT_SIZE)
+    return figure
+
+
+def figure_sensitivity(
+    values: Sequence[float],
+    means: Mapping[str, Sequence[float]],
+    deviations: Mapping[str, Sequence[float]] | None = None,
+    label: str = "weight",
+    chosen: float | None = None,
+) -> Figure:
+    """Accuracies over the values of one setting, such as a loss weight (Figure 4 of the DEDN paper).
+
+    The values stand at equal distances, so that 0 and several powers of ten fit on one axis.
+
+    Args:
+        values: P, in the order to draw them. means: curve, such as 'H' -> P accuracies, 0..1.
+        deviations: the same curves -> P standard deviations, drawn as bars. label: name of the setting.
+        chosen: one of the values, marked by a line.
+
+    Raises:
+        ValueError: no curve, curves of another length than `values`, `chosen` not among them.
+    """
+    deviations = deviations or {}
+    if not means or any(len(curve) != len(values) for curve in (*means.values(), *deviations.values())):
+        raise ValueError(f"Give at least one curve, and for each one number per value: there are {len(values)}.")
+    if chosen is not None and chosen not in list(values):
+        raise ValueError(f"chosen is {chosen}, which is none of the values {list(values)}.")
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=130)
+    axes, places = figure.subplots(), np.arange(len(values))
+    for position, (name, curve) in enumerate(means.items()):
+        spread = 100 * np.asarray(deviations[name]) if name in deviations else None
+        style = {**style_of(position), "capsize": 3, "elinewidth": 1}
+        if name in ACCURACY_STYLES:  # as in the training curves
+            style["color"], style["marker"] = ACCURACY_STYLES[name]
+        axes.errorbar(places, 100 * np.asarray(curve), spread, label=name, **style)
+    if chosen is not None:
+        axes.axvline(list(values).index(chosen), color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
+    axes.set_xticks(places, [f"{value:g}" for value in values])
+    axes.set_xlabel(label, fontsize=TITLE_SIZE)
+    axes.set_ylabel("accuracy (%)", fontsize=TITLE_SIZE)
+    axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    simple(axes)
+    return figure
+
+
+def figure_heat_maps(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    attribute_names: Sequence[Sequence[str]],
+    region_maps: Sequence[np.ndarray],
+    experts: Sequence[str] = ("coarse", "fine"),
+) -> Figure:
+    """For each image, where each expert found a few attributes: a row an expert, a column an attribute.
+
+    As Figure 3 of the DEDN paper: the coarse expert above the fine one.
+
+    Args:
+        images: M of height x width x 3 in 0..1, as the model saw them. titles: M, such as their classes.
+        attribute_names: M of N names each. region_maps: M of E x N x H x W. experts: E names.
+
+    Raises:
+        ValueError: no image, numbers of images or region maps that do not fit the names.
+    """
+    shapes = [np.shape(maps)[:2] for maps in region_maps]
+    if not len(images) or not len(images) == len(titles) == len(attribute_names) == len(region_maps):
+        raise ValueError("Give at least one image, and a title, attribute names and region maps for each.")
+    if shapes != [(len(experts), len(names)) for names in attribute_names]:
+        raise ValueError(f"region_maps are {shapes}; expected (experts, attributes) of each image's names first.")
+    columns = max(map(len, attribute_names))
+    size = (1.9 * (columns + 1), (1.9 * len(experts) + 0.35) * len(images) + 0.3)
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    blocks = figure.subfigures(len(images), 1, squeeze=False)[:, 0]
+    for block, image, title, names, maps in zip(blocks, images, titles, attribute_names, region_maps, strict=True):
+        left, right = block.subfigures(1, 2, width_ratios=[1, columns])
+        picture = left.subplots()
+        picture.imshow(image)
+        picture.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
+        without_ticks(picture)
+        heats = [[heat_of(region_map, *image.shape[:2]) for region_map in of_expert] for of_expert in maps]
+        draw_heat_maps(right, image, names, dict(zip(experts, heats, strict=True)))
+    figure.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure

@@ -7,7 +7,16 @@ from torch.nn import functional as F
 
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.explain import attribute_evidence, image_seen, region_maps_of, telling_attributes
-from dedn_hf.plots import figure_comparison, figure_explaining, figure_training, heat_of, paint_heat, upsample
+from dedn_hf.plots import (
+    figure_comparison,
+    figure_explaining,
+    figure_heat_maps,
+    figure_sensitivity,
+    figure_training,
+    heat_of,
+    paint_heat,
+    upsample,
+)
 from tests.tables import small_table
 
 
@@ -208,10 +217,76 @@ def test_without_an_epoch_there_are_no_curves(phases):
         figure_training(phases)
 
 
+def heat_maps():
+    first, second = np.zeros((2, 2, 4, 4)), -np.ones((2, 3, 4, 4))
+    first[0, :, 0, 0], first[1, :, 3, 3] = 1.0, 1.0
+    second[1, 2, 0, 3] = 1.0
+    names = [["red", "long"], ["dark", "wide", "spotted"]]
+    return figure_heat_maps([np.ones((16, 16, 3))] * 2, ["wren", "robin, taken for wren"], names, [first, second])
+
+
+def test_heat_maps_stand_in_rows_of_experts_and_columns_of_attributes_beside_their_image():
+    axes = heat_maps().get_axes()
+    assert [panel.get_title() for panel in axes[:5]] == ["wren", "red", "long", "", ""]
+    assert [panel.get_title() for panel in axes[5:]] == ["robin, taken for wren", "dark", "wide", "spotted", *[""] * 3]
+    assert [axes[i].get_ylabel() for i in (1, 3, 6, 9)] == ["coarse expert", "fine expert"] * 2
+    orange = [panel.images[0].get_array()[..., 0] - panel.images[0].get_array()[..., 2] for panel in axes[1:5]]
+    peaks = [np.unravel_index(heat.argmax(), (16, 16)) for heat in orange]
+    assert all(row < 8 and column < 8 for row, column in peaks[:2])
+    assert all(row >= 8 and column >= 8 for row, column in peaks[2:])
+    assert [panel.get_xlabel() for panel in axes[6:]] == ["not found"] * 5 + [""]
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "message"),
+    [(0, [], "at least one image"), (1, [["red"], ["long"]], "at least one image"), (1, [["red"]], "experts, attr")],
+)
+def test_heat_maps_that_do_not_fit_their_names_are_refused(count, names, message):
+    with pytest.raises(ValueError, match=message):
+        figure_heat_maps([np.ones((8, 8, 3))] * count, ["wren"] * count, names, [np.zeros((2, 2, 4, 4))] * count)
+
+
+VALUES = [0, 0.001, 0.1]
+MEANS, DEVIATIONS = {"H": [0.5, 0.6, 0.4], "T1": [0.7, 0.6, 0.5]}, {"H": [0.01, 0.02, 0.03]}
+
+
+def test_sensitivity_has_a_curve_of_percentages_over_values_at_equal_distances():
+    (axes,) = figure_sensitivity(VALUES, MEANS, DEVIATIONS, "distillation weight", chosen=0.1).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.1"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("distillation weight", "accuracy (%)")
+    h, t1 = axes.containers
+    assert (h.get_label(), t1.get_label()) == ("H", "T1")
+    assert h.lines[0].get_color() == "#000000" != t1.lines[0].get_color()  # H as in the training curves
+    assert h.lines[0].get_xdata().tolist() == [0, 1, 2]
+    assert h.lines[0].get_ydata() == pytest.approx([50, 60, 40])
+    bars = [bar[:, 1].tolist() for bar in h.lines[2][0].get_segments()]
+    assert bars == [pytest.approx([49, 51]), pytest.approx([58, 62]), pytest.approx([37, 43])]
+    assert not t1.has_yerr
+    (chosen,) = [line for line in axes.lines if line.get_label() == "chosen"]
+    assert list(chosen.get_xdata()) == [2, 2]
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"H", "T1", "chosen"}
+
+
+@pytest.mark.parametrize(
+    ("means", "deviations", "chosen", "message"),
+    [
+        ({}, None, None, "at least one curve"),
+        ({"H": [0.5]}, None, None, "there are 3"),
+        (MEANS, {"H": [0.1]}, None, "there are 3"),
+        (MEANS, None, 7, "none of the values"),
+    ],
+)
+def test_sensitivity_curves_that_do_not_fit_the_values_are_refused(means, deviations, chosen, message):
+    with pytest.raises(ValueError, match=message):
+        figure_sensitivity(VALUES, means, deviations, chosen=chosen)
+
+
 def test_figures_leave_no_global_state():
     from matplotlib import pyplot
 
     explained()
     compared()
     figure_training({"choosing": SELECTION})
+    heat_maps()
+    figure_sensitivity(VALUES, MEANS)
     assert not pyplot.get_fignums()
