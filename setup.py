@@ -28,6 +28,7 @@ REQUIRED = [
     "matplotlib>=3.10",
     "tqdm>=4.70",
     "scikit-learn>=1.7",
+    "scipy>=1.15",
 ]
 SPACE = ["gradio>=6.31"]
 SERVE = ["starlette>=1.7", "uvicorn>=0.54"]

@@ -236,6 +236,33 @@ def run_export(model: str, format: str, out: str | None = None, **given: Any) ->
     )
 
 
+def add_reproduce(commands: Subcommands) -> None:
+    """dedn reproduce: a recorded run once more."""
+    parser = commands.add_parser(
+        "reproduce",
+        help="run again what a run.json records, and say whether the numbers are the same",
+        description="Checks data and backbone against the record, trains again, and compares every number. Exit "
+        "status 0: they match (the same bits; or within the tolerance, where versions or machine differ). 1: they do "
+        "not, or the data are others and nothing was run. 2: it cannot be run.",
+    )
+    parser.add_argument("run_file", metavar="RUN.JSON", help="of a finished run, or its folder")
+    parser.add_argument("--data-dir", help="folder of the images, or of the prepared data set")
+    parser.add_argument("--weights", help="file of backbone weights, where the run began with one")
+    parser.add_argument("--features-dir", help="feature cache to use or to make (default: made again, not kept)")
+    parser.add_argument("--out", help="folder to keep the second run in (default: not kept)")
+    parser.add_argument("--tolerance", type=float, help="largest difference of a score, 0..1 (default 0.02)")
+    parser.set_defaults(run=run_reproduce)
+
+
+def run_reproduce(run_file: str, **given: Any) -> int:
+    """Reproduce a run and say what came out; 0 where it matches, else 1. Raises as `dedn_hf.reproduce.reproduce`."""
+    from dedn_hf.reproduce import reproduce
+
+    found = reproduce(run_file, **given)
+    print(found.summary())
+    return 0 if found.matches else 1
+
+
 COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_prepare,
     add_push,
@@ -243,6 +270,7 @@ COMMANDS: tuple[Callable[[Subcommands], None], ...] = (
     add_serve,
     add_explain,
     add_export,
+    add_reproduce,
 )
 
 
@@ -256,15 +284,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `dedn` with `arguments` (default: the command line); 0, or 2 after an error that the user can mend."""
+    """Run `dedn` with `arguments` (default: the command line); its exit status, 2 after an error the user can mend."""
     given = {key: value for key, value in vars(build_parser().parse_args(arguments)).items() if value is not None}
     run = given.pop("run")
     try:
-        run(**given)
+        return run(**given) or 0
     except (ValueError, OSError) as error:
         print(f"dedn: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":
