@@ -62,6 +62,27 @@ def stepper(kind: str, channels: int, side: int, dtype: str, device: str):
     return step
 
 
+def products(channels: int, side: int, dtype: str, device: str):
+    """A function that makes the matrix products of both attentions, forward and backward, and nothing else.
+
+    Their number cannot be smaller: keys and values with the features in both attentions, and the derivatives by both.
+    """
+    kind = {"dtype": getattr(torch, dtype), "device": device}
+    regions, queries = side * side, 2 * 2 * ATTRIBUTES  # keys and values of two experts
+    features = torch.randn(BATCH, channels, regions, **kind)
+    as_one, of_regions = features.transpose(0, 1).flatten(1).contiguous(), torch.randn(queries, channels, **kind)
+    of_channels = torch.randn(queries, regions, **kind)
+
+    def multiply() -> None:
+        (of_regions @ as_one) @ as_one.T
+        for image in features:
+            (of_channels @ image.T) @ image
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return multiply
+
+
 def step_memory(kind: str, channels: int, side: int, dtype: str, device: str) -> dict:
     """Bytes that a step needs at most beyond model, batch and optimizer state."""
     step = stepper(kind, channels, side, dtype, device)
@@ -93,6 +114,7 @@ def main() -> None:
     for name, (channels, side) in {"C 64, R 16": (64, 4)}.items() if arguments.quick else SIZES.items():
         for dtype in ("float32", "bfloat16"):
             steps = {kind: stepper(kind, channels, side, dtype, arguments.device) for kind in MODELS}
+            steps["products"] = products(channels, side, dtype, arguments.device)
             seconds = alternate(steps, arguments.repeats)
             of = [str(channels), str(side), dtype, "--device", arguments.device]
             memory = {kind: in_own_process(__file__, "--memory-of", kind, *of)["bytes"] for kind in MODELS}
@@ -103,6 +125,8 @@ def main() -> None:
                     "published s": seconds["published"],
                     "ours s": seconds["ours"],
                     "times faster": seconds["published"] / seconds["ours"],
+                    "products alone": seconds["ours"] / seconds["products"],
+                    "at most faster": seconds["published"] / seconds["products"],
                     "published MB": memory["published"] / 2**20,
                     "ours MB": memory["ours"] / 2**20,
                     "memory ratio": memory["ours"] / memory["published"],
