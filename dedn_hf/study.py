@@ -225,7 +225,9 @@ def features_folder(folder: Path | None, preset: dict, base: dict) -> Path | Non
 
     def relevant(of: dict) -> list:
         values = [of[section].get(key) for section, keys in OF_FEATURES.items() for key in keys]
-        return [*values, str(of["model"].get("pretrained")), of["data"]]
+        pretrained = of["model"].get("pretrained", True)
+        start = pretrained or of["training"].get("seed", 0)  # a random backbone is another one for every seed
+        return [*values, start, of["data"]]
 
     if folder is None or relevant(preset) == relevant(base):
         return folder

@@ -142,11 +142,15 @@ def test_a_weight_of_prediction_is_part_of_the_training_where_scores_choose_the_
     assert len(make_plan(WEIGHTS, config, ["training.select_on=test"], [0], tmp_path).trainings) == 3
 
 
-def test_variants_of_other_images_sizes_have_feature_caches_of_their_own(config, tmp_path):
+def test_variants_of_other_features_have_caches_of_their_own(config, tmp_path):
     sizes = Study("Sizes", "64", {str(size): {"model": {"image_size": size}} for size in (64, 96)})
-    plan = make_plan(sizes, config, [], [0, 1], tmp_path, features=tmp_path / "features")
-    folders = {t.preset["model"]["image_size"]: t.features for t in plan.trainings}
-    assert folders[64] == tmp_path / "features" and folders[96].parent == folders[64]
+    (tmp_path / "weights.pt").write_bytes(b"")
+    for pretrained, expected in ((str(tmp_path / "weights.pt"), 2), ("false", 4)):  # a random backbone is its seed's
+        overrides = [f"model.pretrained={pretrained}"]
+        plan = make_plan(sizes, config, overrides, [0, 1], tmp_path, features=tmp_path / "features")
+        folders = [training.features for training in plan.trainings]
+        assert folders[0] == tmp_path / "features" and len(set(folders)) == expected
+        assert all(folder.parent == folders[0] for folder in set(folders) - {folders[0]})
 
 
 def test_a_failure_stops_no_other_training_and_is_tried_again(config, tmp_path, monkeypatch, capsys):
