@@ -37,7 +37,7 @@ TEST = [
     *EXPORT,
     *SERVE,
     *SPACE,
-    "hypothesis>=6.170",
+    "hypothesis>=6.168",
     "packaging>=26.3",
     "playwright>=1.65",
     "pytest>=9.2",
