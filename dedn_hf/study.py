@@ -365,7 +365,7 @@ def draw_axis(study: Study, rows: dict[str, dict]) -> Figure:
 
 def read_predictions(file: Path) -> Predictions:
     """What `predict` wrote."""
-    with np.load(file) as arrays:
+    with np.load(file, allow_pickle=False) as arrays:
         return Predictions(arrays["logits"], arrays["labels"], arrays["seen"])
 
 
