@@ -13,7 +13,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from evaluate import data_options, require_same_classes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -30,6 +29,7 @@ from dedn_hf.faithfulness import (
     faithfulness_curves,
     joined,
 )
+from dedn_hf.inputs import data_options, require_same_classes
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.plots_study import figure_deletion
 from dedn_hf.pointing import (

@@ -15,7 +15,6 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from evaluate import data_options, inputs_from
 from faithfulness import curves_of, draw_curves, open_model, sample_of, summary_of
 from matplotlib.figure import Figure
 
@@ -24,6 +23,7 @@ from dedn_hf.data import load
 from dedn_hf.evaluation import evaluate
 from dedn_hf.experiment import RUN_FILE
 from dedn_hf.explain import attribute_evidence, image_seen, region_maps_of, telling_attributes
+from dedn_hf.inputs import data_options, inputs_from
 from dedn_hf.metrics.scores import seen_unseen_curve
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot

@@ -183,7 +183,7 @@ def test_accelerate_launch_trains_on_two_cpu_processes_with_its_file(tmp_path):
         "--main_process_port",
         "0",
     ]
-    settings = ["data.images_per_class=2", "model.backbone=test_resnet", "model.backbone_kwargs={}"]
+    settings = ["data.images_per_class=5", "model.backbone=test_resnet", "model.backbone_kwargs={}"]
     settings += [
         "training.epochs=1",
         "training.freeze_batch_norm=true",
