@@ -6,6 +6,7 @@ they are: backbone, its weights, the preprocessing and the files. It is refused 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -328,16 +329,22 @@ def weights_hash(module: torch.nn.Module) -> str:
 
 
 def contents_hash(images: datasets.Dataset) -> str:
-    """SHA-256 over every image: its bytes, or size and time of change of the file where the bytes lie outside."""
+    """SHA-256 over the SHA-256 of every image's bytes, wherever they lie."""
     digest = hashlib.sha256()
     for row in images.select_columns(["image"]).cast_column("image", datasets.Image(decode=False)):
         image = row["image"]
         if image["bytes"] is None:
             status = os.stat(image["path"])
-            digest.update(f"{status.st_size} {status.st_mtime_ns};".encode())
+            digest.update(file_hash(image["path"], status.st_size, status.st_mtime_ns))
         else:
             digest.update(hashlib.sha256(image["bytes"]).digest())
     return digest.hexdigest()
+
+
+@functools.cache
+def file_hash(path: str, size: int, changed: int) -> bytes:
+    """SHA-256 of a file; read again only where its size or its time of change is another."""
+    return hashlib.sha256(Path(path).read_bytes()).digest()
 
 
 def read_identity(folder: Path) -> dict:
