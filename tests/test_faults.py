@@ -116,7 +116,15 @@ def test_a_second_signal_stops_at_once_and_the_checkpoint_before_stays(accelerat
     assert_same(fitted(accelerator, tmp_path / "cut"), expected)
 
 
-def test_without_checkpoints_a_signal_is_left_as_it_is(accelerator, tmp_path, monkeypatch):
+@pytest.fixture
+def heeding_ctrl_c():
+    """Python's own answer to Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_without_checkpoints_a_signal_is_left_as_it_is(accelerator, tmp_path, monkeypatch, heeding_ctrl_c):
     at_step(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         fitted(accelerator, tmp_path, checkpoint_every=0)
