@@ -13,8 +13,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 
 from dedn_hf import AttributeTable, DEDNForZeroShot, features, training
 from dedn_hf.data import prepare
@@ -28,15 +26,6 @@ from tests.fake_data import write_csv, write_folder
 from tests.tiny_runs import FeatureMaps, feature_model, feature_task, image_data, image_model, load_tiny, tiny_table
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def settings(**changes) -> TrainingSettings:

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot, training
@@ -37,15 +36,6 @@ from tests.tiny_runs import (
 )
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "configs"
-
-
-@pytest.fixture
-def accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def settings(**changes) -> TrainingSettings:
