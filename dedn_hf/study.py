@@ -164,7 +164,7 @@ def make_plan(
             if data not in fingerprints:
                 fingerprints[data] = data_fingerprint(*Experiment.from_preset(preset).load(False))
             prediction = prediction_options(normal)
-            key = hash_of([without(normal, prediction), fingerprints[data]])
+            key = hash_of([without_defaults(without(normal, prediction)), fingerprints[data]])
             if key not in by_key:
                 cache = None if normal["training"]["train_backbone"] else features_folder(features, preset, base)
                 folder = output / "runs" / key
@@ -213,6 +213,16 @@ def prediction_options(normal: dict) -> dict:
 def without(normal: dict, options: dict) -> dict:
     """Normalised settings without these options of the model."""
     return {**normal, "model": {key: value for key, value in normal["model"].items() if key not in options}}
+
+
+def without_defaults(normal: dict) -> dict:
+    """Normalised settings that differ from the defaults: a new setting, off by default, changes no hash."""
+    defaults = normalized({"data": {}, "model": {}, "training": {}})
+    changed = {
+        section: {key: value for key, value in normal[section].items() if value != defaults[section].get(key)}
+        for section in ("model", "training")
+    }
+    return {**normal, **changed}
 
 
 def hash_of(content: object) -> str:

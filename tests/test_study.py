@@ -138,6 +138,16 @@ def test_whatever_changes_the_result_changes_where_it_is_kept(config, data_dir, 
         assert not files([change]) & before
 
 
+def test_a_new_setting_at_its_default_trains_nothing_again(config, tmp_path, monkeypatch):
+    now = make_plan(PARTS, config, [], [0], tmp_path)
+    written = study.normalized
+    monkeypatch.setattr(
+        study, "normalized", lambda preset: {**written(preset), "model": {**written(preset)["model"], "new": False}}
+    )
+    later = make_plan(PARTS, config, [], [0], tmp_path)
+    assert [training.folder for training in now.trainings] == [training.folder for training in later.trainings]
+
+
 def test_a_weight_of_prediction_is_part_of_the_training_where_scores_choose_the_epoch(config, tmp_path):
     assert len(make_plan(WEIGHTS, config, ["training.select_on=test"], [0], tmp_path).trainings) == 3
 
