@@ -21,6 +21,7 @@ TEXT_SIZE, TITLE_SIZE = 9, 10
 EXPERT_MARKERS = {"coarse": "o", "fine": "^"}
 LINES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (BLACK, "D", ":"), (GREY, "v", "-"))
 ACCURACY_STYLES = {"T1": (GREEN, "^"), "U": (VERMILLION, "o"), "S": (BLUE, "s"), "H": (BLACK, "D")}
+SCORE_STYLES = {**ACCURACY_STYLES, "AUSUC": ("#CC79A7", "v")}
 
 
 def upsample(region_map: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -294,8 +295,8 @@ def figure_sensitivity(
     for position, (name, curve) in enumerate(means.items()):
         spread = 100 * np.asarray(deviations[name]) if name in deviations else None
         style = {**style_of(position), "capsize": 3, "elinewidth": 1}
-        if name in ACCURACY_STYLES:  # as in the training curves
-            style["color"], style["marker"] = ACCURACY_STYLES[name]
+        if name in SCORE_STYLES:  # as in the training curves
+            style["color"], style["marker"] = SCORE_STYLES[name]
         axes.errorbar(places, 100 * np.asarray(curve), spread, label=name, **style)
     if chosen is not None:
         axes.axvline(list(values).index(chosen), color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)

@@ -267,6 +267,12 @@ def test_sensitivity_has_a_curve_of_percentages_over_values_at_equal_distances()
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"H", "T1", "chosen"}
 
 
+def test_the_scores_of_a_study_differ_in_colour_and_in_marker():
+    (axes,) = figure_sensitivity(VALUES, dict.fromkeys(("T1", "U", "S", "H", "AUSUC"), [0.5, 0.6, 0.4])).axes
+    lines = [container.lines[0] for container in axes.containers]
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 5
+
+
 @pytest.mark.parametrize(
     ("means", "deviations", "chosen", "message"),
     [
