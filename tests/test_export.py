@@ -10,7 +10,8 @@ import torch
 
 from dedn_hf import AttributeTable, DEDNForZeroShot, export
 from dedn_hf.cli import main
-from dedn_hf.export import export_model, export_onnx, export_program, open_session, quantize_onnx
+from dedn_hf.export import export_model, export_onnx, export_program, quantize_onnx
+from dedn_hf.export_check import open_session
 from dedn_hf.saved import load_model
 from tests.test_model_loading import random_model
 from tests.tiny_runs import FEATURE_SHAPE, feature_model, image_model, tiny_table
