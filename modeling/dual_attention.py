@@ -94,18 +94,33 @@ class _Reordered(torch.autograd.Function):
         return _Reordered.apply(gradient, inverse, order), None, None
 
 
-def region_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Region map alpha * M_r of every attribute: its sum over the regions is the region score.
+def region_attention(
+    features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Region scores, and the region map alpha * M_r of every attribute, whose sum over the regions they are.
 
     Args:
         features: C x B x R, so that all images are one matrix.
         keys, values: V Q_r and V P_r, EA x C (the experts' queries, stacked).
 
     Returns:
-        B x EA x R.
+        B x EA and B x EA x R.
     """
+    if features.dtype.itemsize >= 4 and without_derivatives(features):  # lower precision would round the maps
+        scores, region_maps = FixedRegions.apply(keys, values, features)
+    else:
+        attention, value_map = region_parts(features, keys, values)
+        region_maps = attention * value_map
+        scores = region_maps.sum(dim=-1)
+    return scores.transpose(0, 1), region_maps.transpose(0, 1)
+
+
+def region_parts(
+    features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """alpha and M_r, each EA x B x R."""
     attention, value_map = ((query @ features.flatten(1)).unflatten(1, features.shape[1:]) for query in (keys, values))
-    return (attention.softmax(dim=-1) * value_map).transpose(0, 1)
+    return attention.softmax(dim=-1), value_map
 
 
 def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, fused: bool) -> torch.Tensor:
@@ -122,8 +137,8 @@ def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.
     by_image = features.transpose(0, 1)
     if not fused:
         return ((keys @ by_image.mT).softmax(dim=-1) * (values @ by_image.mT)).sum(dim=-1)
-    if torch.is_grad_enabled() and not features.requires_grad and not torch.compiler.is_compiling():
-        return FixedFeatures.apply(keys.to(features.dtype), values.to(features.dtype), by_image)
+    if without_derivatives(features):
+        return FixedChannels.apply(keys.to(features.dtype), values.to(features.dtype), by_image)
     # The sum over channels of beta * (V P_c G) equals (V P_c) . (beta G^T): ordinary attention with the feature map
     # as keys and as values.
     by_image = by_image.contiguous()
@@ -134,7 +149,44 @@ def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.
     return (attended * values).sum(dim=-1)
 
 
-class FixedFeatures(torch.autograd.Function):
+def without_derivatives(features: torch.Tensor) -> bool:
+    """Whether queries are trained on features that are not: cached, or of a frozen backbone."""
+    return torch.is_grad_enabled() and not features.requires_grad and not torch.compiler.is_compiling()
+
+
+class FixedRegions(torch.autograd.Function):
+    """Region attention on features that need no gradient, in fewer passes over its maps and with two of them kept."""
+
+    @staticmethod
+    def forward(
+        ctx, keys: torch.Tensor, values: torch.Tensor, features: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """keys and values EA x C, features C x B x R; scores EA x B and region maps EA x B x R."""
+        attention, region_maps = region_parts(features, keys, values)
+        region_maps.mul_(attention)
+        ctx.save_for_backward(attention, region_maps, features)
+        ctx.set_materialize_grads(False)
+        return region_maps.sum(dim=-1), region_maps
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx, of_scores: torch.Tensor | None, of_maps: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Gradients of scores and maps, either may be missing, to those of keys and values, EA x C."""
+        attention, region_maps, features = ctx.saved_tensors
+        gradient = 0 if of_maps is None else of_maps
+        if of_scores is not None:
+            gradient = gradient + of_scores.unsqueeze(-1)
+        both = attention.new_empty(2 * len(attention), *attention.shape[1:])
+        of_keys, of_values = both.chunk(2)
+        torch.mul(region_maps, gradient, out=of_keys)
+        of_keys.addcmul_(attention, of_keys.sum(dim=-1, keepdim=True), value=-1)
+        torch.mul(attention, gradient, out=of_values)
+        return *(both.flatten(1) @ features.flatten(1).T).chunk(2), None
+
+
+class FixedChannels(torch.autograd.Function):
     """Channel attention on features that need no gradient: the derivatives come with the scores, at half the cost.
 
     The derivative of a score by its query is one vector of R numbers, so they are kept in place of maps over channels,
@@ -150,7 +202,7 @@ class FixedFeatures(torch.autograd.Function):
         """keys and values EA x R, features B x C x R; scores B x EA."""
         queries, (images, channels, regions) = torch.cat([keys, values]), features.shape
         scores, (by_value, by_key) = keys.new_empty(images, len(keys)), keys.new_empty(2, images, len(keys), regions)
-        size = max(1, FixedFeatures.chunk.get(features.device.type, 2**20) // (len(keys) * channels))
+        size = max(1, FixedChannels.chunk.get(features.device.type, 2**20) // (len(keys) * channels))
         parts = zip(*(whole.split(size) for whole in (features, scores, by_value, by_key)), strict=True)
         with torch.autocast(features.device.type, enabled=False):
             for part, score, of_value, of_key in parts:

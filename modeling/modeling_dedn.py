@@ -350,8 +350,9 @@ class DEDNForZeroShot(ClassesMixin, SavingMixin, PreTrainedModel):
         features = features.transpose(0, 1).contiguous()  # C x B x R: all images are one matrix
         queries, scores, region_maps = self.queries(), [], None
         if "region" in queries:
-            region_maps = region_attention(features, *queries["region"]).unflatten(1, (len(self.experts), -1))
-            scores.append(region_maps.sum(dim=-1))
+            found = region_attention(features, *queries["region"])
+            region_scores, region_maps = (part.unflatten(1, (len(self.experts), -1)) for part in found)
+            scores.append(region_scores)
         if "channel" in queries:
             fused = self.config._attn_implementation != "eager"
             channel_scores = channel_attention(features, *queries["channel"], fused).to(dtype)

@@ -7,7 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.dual_attention import Expert, FixedFeatures, channel_attention, reordered
+from dedn_hf.modeling.dual_attention import (
+    Expert,
+    FixedChannels,
+    FixedRegions,
+    channel_attention,
+    region_attention,
+    reordered,
+)
 from dedn_hf.modeling.losses import (
     distillation_loss,
     jensen_shannon,
@@ -135,12 +142,21 @@ def test_with_flip_test_features_come_in_pairs():
 
 @pytest.mark.parametrize("numbers", [1, 3 * 5 * 2, 2**20], ids=["an image", "two images", "all"])
 def test_the_derivatives_that_come_with_the_scores_are_those_of_the_attention(numbers, monkeypatch):
-    monkeypatch.setitem(FixedFeatures.chunk, "cpu", numbers)
+    monkeypatch.setitem(FixedChannels.chunk, "cpu", numbers)
     keys, values = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     features = torch.randn(3, 5, 4, dtype=torch.float64)  # 3 images, 5 channels, 4 regions
-    torch.autograd.gradcheck(lambda k, v: FixedFeatures.apply(k, v, features), (keys, values))
+    torch.autograd.gradcheck(lambda k, v: FixedChannels.apply(k, v, features), (keys, values))
     plain = channel_attention(features.transpose(0, 1), keys, values, fused=False)
-    torch.testing.assert_close(FixedFeatures.apply(keys, values, features), plain)
+    torch.testing.assert_close(FixedChannels.apply(keys, values, features), plain)
+
+
+def test_the_derivatives_of_scores_and_maps_of_the_region_attention_are_those_of_autograd():
+    keys, values = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    features = torch.randn(4, 2, 5, dtype=torch.float64)  # 4 channels, 2 images, 5 regions
+    for used in (slice(2), slice(1), slice(1, 2)):  # scores and maps, scores, maps
+        torch.autograd.gradcheck(lambda k, v: FixedRegions.apply(k, v, features)[used], (keys, values))  # noqa: B023
+    by_autograd = region_attention(features.clone().requires_grad_(), keys, values)
+    torch.testing.assert_close(region_attention(features, keys, values), by_autograd)
 
 
 def test_under_autocast_fixed_features_give_the_plain_versions_scores_and_gradients_roughly():
