@@ -20,6 +20,7 @@ REQUIRED = [
     "datasets>=5.2",
     "evaluate>=0.4.6",
     "accelerate>=1.15",
+    "filelock>=4.1",
     "safetensors>=0.8",
     "huggingface-hub>=2.4",
     "numpy>=2.2",

@@ -13,7 +13,6 @@ import logging
 import mmap
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from dedn_hf import __version__, modeling
+from dedn_hf.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -166,8 +166,8 @@ def _push(folder: Path, kind: Kind, to: Destination, message: str) -> Published:
     require_complete(folder, kind)
     token = require_ready(to)
     files = sorted({path.relative_to(folder).as_posix() for each in kind.allowed for path in folder.glob(each)})
-    with tempfile.TemporaryDirectory(prefix="dedn-push-") as temporary:
-        copy = copy_files(folder, files, Path(temporary))
+    with temporary_folder("dedn-push-") as copy:
+        copy_files(folder, files, copy)
         require_no_token(copy, folder, files, token)
         require_loads(copy, folder, kind)
         return send(copy, files, kind, to, message)._replace(left_out=left_out(folder, files))
@@ -220,7 +220,7 @@ def require_no_token(copy: Path, folder: Path, files: list[str], own: str) -> No
                     )
 
 
-def copy_files(folder: Path, files: list[str], copy: Path) -> Path:
+def copy_files(folder: Path, files: list[str], copy: Path) -> None:
     """Copy `files` to the empty folder `copy`. Parquet files, which may fill the disk, are linked where that works."""
     for name in files:
         source, target = (folder / name).resolve(), copy / name
@@ -230,7 +230,6 @@ def copy_files(folder: Path, files: list[str], copy: Path) -> Path:
                 target.symlink_to(source)
         if not target.exists():
             shutil.copyfile(source, target)
-    return copy
 
 
 def require_loads(copy: Path, folder: Path, kind: Kind) -> None:

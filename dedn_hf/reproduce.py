@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from accelerate import Accelerator
@@ -18,6 +17,7 @@ from dedn_hf.experiment import RUN_FILE, Experiment, new_model, run
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.record import backbone_hash, data_fingerprint, surroundings
 from dedn_hf.settings import TrainingSettings
+from dedn_hf.temporary import temporary_folder
 
 SCORES = ("T1", "U", "S", "H", "AUSUC")
 SECTIONS = ("data", "model", "training")
@@ -128,10 +128,10 @@ def reproduce(
     try:
         found.surroundings = differing_surroundings(record, surroundings(accelerator))
         found.exact = not found.surroundings and (accelerator.device.type == "cpu" or settings.deterministic)
-        with TemporaryDirectory() as temporary:
+        with temporary_folder("dedn-reproduce-") as temporary:
             if record.get("cached_features"):
-                experiment.features = Path(features_dir or Path(temporary) / "features")
-            again = run(experiment, settings, out or Path(temporary) / "run", accelerator)
+                experiment.features = Path(features_dir or temporary / "features")
+            again = run(experiment, settings, out or temporary / "run", accelerator)
     finally:
         torch.set_num_threads(threads)
     again = json.loads(json.dumps(again))

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 
@@ -224,6 +225,13 @@ def test_weights_of_an_earlier_push_do_not_stay_beside_the_new_ones(hub, folder)
     assert all(name.startswith("model") for name in published.removed) and len(published.removed) > 2
     repo = hub.repos["model", "ada/bird"]
     assert repo.files() == contents(whole) and len(repo.commits) == 3
+
+
+def test_what_a_killed_push_left_in_the_temporary_folder_is_removed(hub, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "dedn-push-killed" / "content" / "data").mkdir(parents=True)
+    push_model(folder, "ada/bird")
+    assert not list(tmp_path.glob("dedn-push-*"))
 
 
 def test_nothing_new_makes_no_commit(hub, folder, capsys):

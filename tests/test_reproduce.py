@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,13 @@ def test_the_second_run_has_as_many_threads_as_the_first(record, data_dir, tmp_p
     record["hardware"]["threads"] = other = torch.get_num_threads() + 1
     assert reproduced(record, tmp_path, "--data-dir", data_dir) == 0
     assert threads == [other] and torch.get_num_threads() == other - 1
+
+
+def test_what_a_killed_reproduction_left_is_removed(record, data_dir, tmp_path, answering, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "dedn-reproduce-killed" / "content" / "features").mkdir(parents=True)
+    assert reproduced(record, tmp_path, "--data-dir", data_dir) == 0
+    assert not list(tmp_path.glob("dedn-reproduce-*"))
 
 
 def test_an_old_record_is_compared_and_what_cannot_be_checked_is_said(record, data_dir, tmp_path, answering, capsys):

@@ -221,12 +221,13 @@ def test_what_is_killed_goes_on_and_leaves_nothing_wrong(name, seed, undisturbed
         assert not [
             path for path in operation.folder.rglob("*") if re.search("unfinished|partial|replaced", path.name)
         ]
+        assert not list(operation.folder.glob("temporary/*/content"))
     finally:
         operation.close()
 
 
 @pytest.mark.slow
-def test_a_stopped_command_says_so_by_its_exit_code_and_goes_on_when_it_is_given_again(tmp_path):
+def test_a_stopped_command_says_so_by_its_exit_code_and_goes_on_when_it_is_given_again(tmp_path, heeding_ctrl_c):
     given = ["training.epochs=6", "training.calibrate=false", "training.checkpoint_every=1", "data.images_per_class=5"]
     command = ["examples/train.py", "--config", "examples/configs/shapes.yaml", "--cpu", "--select-on", "last"]
     command = [sys.executable, *command, "--output-dir", str(tmp_path / "run"), "--set", *given]
