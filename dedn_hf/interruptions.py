@@ -20,6 +20,8 @@ AGREE_EVERY = 8  # steps
 class StopSignals:
     """Within `with`, the first Ctrl-C or SIGTERM is a wish to stop soon; the second one stops at once.
 
+    What is ignored stays ignored, as Ctrl-C is by a command that a script started in the background.
+
     Args:
         accelerator: of the processes that must stop at the same step, whichever of them has got the signal.
         enabled: False leaves signals as they are.
@@ -30,7 +32,8 @@ class StopSignals:
         self.enabled = enabled and threading.current_thread() is threading.main_thread()  # others cannot handle any
 
     def __enter__(self) -> StopSignals:
-        self.before = {number: signal.signal(number, self._receive) for number in SIGNALS} if self.enabled else {}
+        heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN] if self.enabled else []
+        self.before = {number: signal.signal(number, self._receive) for number in heeded}
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:

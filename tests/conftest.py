@@ -1,6 +1,7 @@
 """What every test needs before the libraries are imported: no network, no display, few threads."""
 
 import os
+import signal
 
 import pytest
 
@@ -24,3 +25,11 @@ def accelerator():
     yield Accelerator(cpu=True)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@pytest.fixture
+def heeding_ctrl_c():
+    """Python's own answer to Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

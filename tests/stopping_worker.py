@@ -1,4 +1,4 @@
-"""Trains on two processes, of which one gets a signal; run by test_faults.py."""
+"""Trains on two processes, of which one gets a signal; run by test_stopping.py."""
 
 import json
 import signal
