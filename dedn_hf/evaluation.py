@@ -42,7 +42,8 @@ def predict(
     """Logits and labels of every image, in order, whatever the number of processes.
 
     Args:
-        model: prepared or not. data: gives batches by `__getitems__`, with `labels`.
+        model: prepared or not; it computes in the precision of `accelerator`. data: gives batches by `__getitems__`,
+            with `labels`.
 
     Returns:
         N x K float32 and N.
@@ -55,7 +56,9 @@ def predict(
     logits, labels = [], []
     for batch in loader:
         target = batch.pop("labels")
-        gathered = accelerator.gather_for_metrics((model(**batch).logits.float().contiguous(), target))
+        with accelerator.autocast():  # a prepared model does it itself, but not the average of its weights
+            output = model(**batch)
+        gathered = accelerator.gather_for_metrics((output.logits.float().contiguous(), target))
         logits.append(gathered[0].cpu())
         labels.append(gathered[1].cpu())
     model.train(was_training)

@@ -5,6 +5,8 @@ import math
 import os
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -13,12 +15,14 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot, training
 from dedn_hf.evaluation import evaluate
 from dedn_hf.experiment import Experiment, inputs_of, open_caches, run
-from dedn_hf.features import CachedFeatures, FeatureCache
+from dedn_hf.features import CachedFeatures, FeatureCache, weights_hash
 from dedn_hf.sampling import Batches, Drawn
 from dedn_hf.settings import TrainingSettings, read_preset
 from dedn_hf.tasks import test_task as full_task
@@ -185,6 +189,16 @@ def test_a_cache_is_opened_again_without_the_backbone(images, tmp_path, monkeypa
     monkeypatch.setattr(DEDNForZeroShot, "extract_features", lambda *_: pytest.fail("the backbone ran"))
     opened = FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), images)
     assert torch.equal(opened.read(range(5)), built.read(range(5)))
+
+
+def test_a_cache_that_another_process_is_making_is_waited_for(images, tmp_path, monkeypatch, caplog):
+    with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / "cache.lock"):
+        found = pool.submit(FeatureCache.open_or_build, tmp_path / "cache", seeded_model(), images, progress=False)
+        while not found.done() and "Another process is making" not in caplog.text:
+            time.sleep(0.01)
+        built = FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
+        monkeypatch.setattr(DEDNForZeroShot, "extract_features", lambda *_: pytest.fail("the backbone ran"))
+    assert torch.equal(found.result().read(range(5)), built.read(range(5)))
 
 
 OTHERS = {
@@ -512,6 +526,16 @@ def test_the_averaged_weights_are_the_moving_average_and_are_what_is_evaluated_a
     torch.testing.assert_close(evaluated[-1], average)
 
 
+def test_the_averaged_weights_are_evaluated_in_the_same_precision_as_the_plain_ones(accelerator, tmp_path):
+    logits = []
+    for precision, decay in (("no", None), ("bf16", None), ("bf16", 0.5)):
+        AcceleratorState._reset_state()
+        mixed = Accelerator(cpu=True, mixed_precision=precision)
+        one_step = settings(epochs=1, batch_size=24, ema_decay=decay)  # after which the average is the plain weights
+        fitted(mixed, tmp_path / f"{precision} {decay}", one_step, lambda *given: logits.append(given[2][0]))
+    assert np.array_equal(logits[1], logits[2]) and not np.array_equal(logits[0], logits[1])
+
+
 def test_evaluation_comes_every_so_many_epochs_and_after_the_last(accelerator, tmp_path):
     _, history = fitted(accelerator, tmp_path, settings(epochs=5, evaluate_every=2))
     assert [epoch["epoch"] for epoch in history.epochs if "H" in epoch] == [2, 4, 5]
@@ -572,6 +596,7 @@ def test_a_run_leaves_a_model_that_loads_and_a_record_of_what_was_done(accelerat
     u, s = measured(model)
     # the cache holds 16 bits, the images do not: no prediction of these few is that close
     assert (record["results"]["U"], record["results"]["S"]) == pytest.approx((u, s))
+    assert record["model"]["weights"] == weights_hash(model)
     assert AttributeTable.load(output).roles == tiny_table().roles
     if select_on == "val":
         assert record["selection"]["chosen"]["epoch"] == len(record["history"]) == record["results"]["epoch"]
@@ -703,7 +728,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_pat
 def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interruption(
     accelerator, tmp_path, monkeypatch
 ):
-    run(experiment(tmp_path), settings(epochs=2), tmp_path / "two", accelerator)
+    two = run(experiment(tmp_path), settings(epochs=2), tmp_path / "two", accelerator)
     accelerator.free_memory()
     report, evaluate, scores = training.report, training.evaluate, [0.1, 0.5, 0.2, 0.3, 0.4]
 
@@ -725,6 +750,7 @@ def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interrup
     record = run(experiment(tmp_path), chosen, tmp_path / "best", accelerator)
     assert [epoch["H"] for epoch in record["history"]] == [0.1, 0.5, 0.3, 0.4]
     assert (record["results"]["epoch"], record["results"]["H"]) == (2, 0.5)
+    assert record["model"]["weights"] == two["model"]["weights"]
     assert_same_bits(*(load_file(tmp_path / name / "model.safetensors") for name in ("two", "best")))
 
 
