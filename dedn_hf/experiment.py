@@ -146,7 +146,7 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
     record.update(settings=settings.to_dict(), experiment=experiment.describe)
     record.update(cached_features=experiment.features is not None)
     data = describe_data(splits, table, experiment.describe, experiment.fingerprint)
-    record.update(data=data, model={**describe_model(model), "backbone_start": start})
+    record.update(data=data, model={**describe_model(model, output, accelerator), "backbone_start": start})
     if accelerator.is_main_process:
         table.save(output)
         write_card(output, [record])

@@ -12,19 +12,17 @@ from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from dedn_hf import __version__
 from dedn_hf.features import weights_hash
 from dedn_hf.modeling.attribute_table import ROLES, AttributeTable
-
-if TYPE_CHECKING:
-    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 
 class Stopwatch:
@@ -147,8 +145,12 @@ def describe_data(
     }
 
 
-def describe_model(model: DEDNForZeroShot) -> dict:
-    """Configuration (but class and attribute names), attribute groups, numbers and hash of weights, for run.json."""
+def describe_model(model: DEDNForZeroShot, folder: Path, accelerator: Accelerator) -> dict:
+    """Configuration (but class and attribute names), attribute groups, numbers and hash of weights, for run.json.
+
+    The hash is that of the model saved in `folder`, which need not be of the last epoch; every process calls this.
+    """
+    saved = [weights_hash(DEDNForZeroShot.from_pretrained(folder)) if accelerator.is_main_process else None]
     config, counts = model.config, Counter()
     for name, parameter in model.named_parameters():
         counts["backbone" if name.startswith("backbone.") else "experts"] += parameter.numel()
@@ -158,5 +160,5 @@ def describe_model(model: DEDNForZeroShot) -> dict:
         "config": {name: getattr(config, name) for name in type(config).__annotations__ if name not in names},
         "attribute_groups": dict(Counter(config.attribute_groups)),
         "parameters": dict(counts),
-        "weights": weights_hash(model),
+        "weights": broadcast_object_list(saved)[0],
     }
