@@ -14,12 +14,14 @@ import mmap
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import datasets
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
@@ -102,10 +104,15 @@ class FeatureCache:
     def open_or_build(
         cls, folder: str | Path, model: DEDNForZeroShot, images: datasets.Dataset, **options
     ) -> FeatureCache:
-        """The cache in `folder`, made first if it is not there; arguments and errors as `build`, and as `require`."""
-        dtype = options.get("dtype")
-        if not (Path(folder) / IDENTITY_FILE).exists():
-            return cls.build(folder, model, images, **options)
+        """The cache in `folder`, made first if it is not there; arguments and errors as `build`, and as `require`.
+
+        Waits while another process makes it.
+        """
+        folder, dtype = Path(folder), options.get("dtype")
+        if not (folder / IDENTITY_FILE).exists():
+            with alone(folder):
+                if not (folder / IDENTITY_FILE).exists():
+                    return cls.build(folder, model, images, **options)
         cache = cls(folder)
         options = {name: options[name] for name in ("precision", "view") if name in options}
         cache.require(identity_of(model, images, dtype or cache.identity["dtype"], **options))
@@ -295,6 +302,20 @@ def extract(
             features = model.extract_features(pixels)
         yield features.float().cpu().contiguous()
     model.to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Within `with`, no other process makes `folder`; a lock beside it, which ends with its process, says so."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        logger.warning("Another process is making %s: waiting for it.", folder)
+        held = lock.acquire(poll_interval=1)
+    with held:
+        yield
 
 
 def identity_of(

@@ -1,7 +1,8 @@
-"""Studies: variants of a preset, each trained with several seeds, and compared with one of them.
+"""Studies: variants of a preset, each trained with several seeds, to be compared with one of them.
 
 Every training is kept under a hash of all that its result depends on, the data included: what is there is not trained
-again, whichever study asks for it. What only weighs the scores of a trained model needs no training of its own.
+again, whichever study asks for it, and commands that run at the same time in one folder share the work. What only
+weighs the scores of a trained model needs no training of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -22,16 +23,14 @@ from pathlib import Path
 import numpy as np
 import yaml
 from accelerate import Accelerator
-from matplotlib.figure import Figure
+from filelock import FileLock, Timeout
 
 from dedn_hf import __version__
-from dedn_hf.comparison import COMPARED, Predictions, compare, latex_table, markdown_tables, what_seeds_can_show
 from dedn_hf.evaluation import evaluate
-from dedn_hf.experiment import RUN_FILE, Experiment, inputs_of, new_model, open_caches, run, write_json
+from dedn_hf.experiment import RUN_FILE, Experiment, inputs_of, new_model, open_caches, run
 from dedn_hf.features import IDENTITY_FILE
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig
-from dedn_hf.plots import figure_sensitivity
 from dedn_hf.record import data_fingerprint
 from dedn_hf.saved import load_model
 from dedn_hf.settings import TrainingSettings, read_preset
@@ -41,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # They weigh a trained model's scores and are in no loss; with nothing chosen by scores, they change no weight.
 OF_PREDICTION = ("coarse_weight", "region_weight", "calibration_bias")
+LOCK_FILE = ".lock"
 WITHOUT_EFFECT = ("num_workers", "checkpoint_every", "tracker")
 OF_FEATURES = {
     "model": ("backbone", "backbone_kwargs", "feature_source", "image_size", "image_mean", "image_std", "crop_pct"),
@@ -263,14 +263,29 @@ def execute(plan: Plan, jobs: int = 1) -> dict[Path, str]:
 
 
 def work(waiting: Sequence[Training], jobs: int) -> Iterator[tuple[Training, float, str | None]]:
-    """Each training with its seconds and its error, as they finish."""
+    """Each training with its seconds and its error, as they finish; those that another command is doing come last."""
+    elsewhere = []
+    for training, seconds, error in attempt(waiting, jobs, wait=False):
+        if seconds is None:
+            elsewhere.append(training)
+        else:
+            yield training, seconds, error
+    if elsewhere:
+        print(f"Another command is doing {len(elsewhere)} of them: waiting for it.", flush=True)
+        yield from attempt(elsewhere, jobs, wait=True)
+
+
+def attempt(
+    trainings: Sequence[Training], jobs: int, wait: bool
+) -> Iterator[tuple[Training, float | None, str | None]]:
+    """What `train_and_predict` gives, as they finish."""
     if jobs == 1:
-        yield from map(train_and_predict, waiting)
+        yield from (train_and_predict(training, wait) for training in trainings)
         return
-    prepare_features(waiting)
+    prepare_features(trainings)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # read by new processes
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures: list[Future] = [pool.submit(train_and_predict, training) for training in waiting]
+        futures: list[Future] = [pool.submit(train_and_predict, training, wait) for training in trainings]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -280,7 +295,7 @@ def work(waiting: Sequence[Training], jobs: int) -> Iterator[tuple[Training, flo
 
 
 def prepare_features(waiting: Sequence[Training]) -> None:
-    """Make the feature caches that are not there, so that no two processes make the same one."""
+    """Make the feature caches that are not there, with all cores: the trainings would have to wait for them."""
     missing = {t.features: t for t in waiting if t.features and not (t.features / IDENTITY_FILE).exists()}
     for training in missing.values():
         experiment, settings, accelerator = opened(training)
@@ -300,11 +315,25 @@ def opened(training: Training) -> tuple[Experiment, TrainingSettings, Accelerato
     return experiment, settings, accelerator
 
 
-def train_and_predict(training: Training) -> tuple[Training, float, str | None]:
-    """Do one training, unless it is done, and its predictions; gives it back with the seconds and the error."""
+def train_and_predict(training: Training, wait: bool = True) -> tuple[Training, float | None, str | None]:
+    """Do one training, unless it is done, and its predictions; gives it back with the seconds and the error.
+
+    While another process does it: waits, or gives it back with None for the seconds.
+    """
     start, error = time.perf_counter(), None
     training.folder.mkdir(parents=True, exist_ok=True)
-    with open(training.folder / "log.txt", "a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+    try:  # the operating system releases the lock when a process is killed
+        lock = FileLock(training.folder / LOCK_FILE).acquire(blocking=wait, poll_interval=1)
+    except Timeout:
+        return training, None, None
+    with (
+        lock,
+        open(training.folder / "log.txt", "a", encoding="utf-8") as log,
+        redirect_stdout(log),
+        redirect_stderr(log),
+    ):
+        if training.done():
+            return training, time.perf_counter() - start, None
         try:
             experiment, settings, accelerator = opened(training)
             if not (training.folder / RUN_FILE).exists():
@@ -331,69 +360,3 @@ def predict(training: Training, experiment: Experiment, settings: TrainingSettin
         partial = file.with_suffix(".partial.npz")
         np.savez(partial, logits=logits, labels=labels, seen=table.seen)
         partial.replace(file)
-
-
-def write_report(study: Study, plan: Plan, output: Path, name: str) -> Path:
-    """Compare the finished variants, and write `name`.json, .md, .tex and, for a study along an axis, .png.
-
-    Returns:
-        The Markdown file.
-    """
-    predictions = {
-        variant: {seed: read_predictions(file) for seed, file in files.items()}
-        for variant, files in plan.predictions.items()
-    }
-    rows = compare(predictions, study.reference)
-    records = [json.loads((t.folder / RUN_FILE).read_text(encoding="utf-8")) for t in plan.trainings]
-    seeds = list(next(iter(plan.predictions.values())))
-    facts = describe_runs(records)
-    content = {"title": study.title, "reference": study.reference, "seeds": seeds, **facts, "variants": rows}
-    write_json(output / f"{name}.json", {**content, "changes": study.variants, "common": study.common})
-    note = f"{facts['trainings']} trainings: {facts['protocol']}. {facts['data']}; {facts['software']}."
-    (output / f"{name}.md").write_text(
-        f"# {study.title}\n\nPercent, mean ± standard deviation over seeds {', '.join(map(str, seeds))}. {note}\n\n"
-        f"{markdown_tables(rows, study.reference)}\nIn brackets: 95 % interval over test images (bootstrap within "
-        "classes, paired). p: paired t-test over seeds, uncorrected; * where it stays below 0.05 after Holm's "
-        f"correction for the number of variants. {what_seeds_can_show(len(seeds))}\n",
-        encoding="utf-8",
-    )
-    (output / f"{name}.tex").write_text(latex_table(rows, study.reference, study.title), encoding="utf-8")
-    if study.axis is not None:
-        draw_axis(study, rows).savefig(output / f"{name}.png")
-    return output / f"{name}.md"
-
-
-def draw_axis(study: Study, rows: dict[str, dict]) -> Figure:
-    """T1, H and AUSUC along the axis."""
-    curves = {
-        kind: {score: [row[kind][score] for row in rows.values()] for score in COMPARED} for kind in ("mean", "std")
-    }
-    deviations = None if None in curves["std"]["H"] else curves["std"]
-    values, chosen = list(map(float, rows)), float(study.reference)
-    return figure_sensitivity(values, curves["mean"], deviations, study.axis, chosen)
-
-
-def read_predictions(file: Path) -> Predictions:
-    """What `predict` wrote."""
-    with np.load(file, allow_pickle=False) as arrays:
-        return Predictions(arrays["logits"], arrays["labels"], arrays["seen"])
-
-
-def describe_runs(records: Sequence[dict]) -> dict:
-    """What the trainings of a study have in common, and where they do not, all there is."""
-
-    def all_of(values: Iterable[str]) -> str:
-        return " / ".join(sorted(set(values)))
-
-    return {
-        "trainings": len(records),
-        "protocol": all_of(f"{r['protocol']} ({r['settings']['epochs']} epochs)" for r in records),
-        "data": all_of(
-            f"{r['data']['name']}, {sum(r['data']['classes'].values())} classes, "
-            f"{sum(r['data']['images'].values())} images, {r['model']['config']['backbone']} at "
-            f"{r['model']['config']['image_size']} pixels"
-            for r in records
-        ),
-        "software": all_of(f"dedn_hf {r['versions']['dedn_hf']}, torch {r['versions']['torch']}" for r in records),
-        "seconds": [sum(r["time"]["seconds"].values()) for r in records],
-    }

@@ -4,7 +4,7 @@
         --data-dir data --features-dir runs/features --seeds 0 1 2 --jobs 2 --output-dir runs/study
 
 The tables go to OUTPUT_DIR/components.md and .tex. The same command goes on after an interruption, and another study
-with the same output folder uses the trainings that are there.
+with the same output folder uses the trainings that are there. Commands that run at the same time share the work.
 """
 
 import argparse
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import datasets
 
-from dedn_hf.study import Study, execute, make_plan, write_report
+from dedn_hf.study import Study, execute, make_plan
+from dedn_hf.study_report import write_report
 
 
 def parse_arguments() -> argparse.Namespace:

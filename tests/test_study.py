@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from accelerate.state import AcceleratorState, GradientState
+from filelock import FileLock
 from PIL import Image
 
 from dedn_hf import DEDNForZeroShot, study
@@ -24,7 +27,8 @@ from dedn_hf.comparison import (
     what_seeds_can_show,
 )
 from dedn_hf.metrics.scores import gzsl_scores
-from dedn_hf.study import Study, execute, make_plan, read_predictions, write_report
+from dedn_hf.study import Plan, Study, execute, make_plan
+from dedn_hf.study_report import read_predictions, write_report
 from tests.fake_data import jpeg, write_csv, write_folder
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -177,6 +181,32 @@ def test_a_failure_stops_no_other_training_and_is_tried_again(config, tmp_path, 
     assert [training.done() for training in plan.trainings] == [False, True]
     monkeypatch.setattr(study, "run", real)
     assert execute(plan) == {} and all(training.done() for training in plan.trainings)
+
+
+def test_what_another_command_is_training_is_left_to_it_and_taken_from_there(config, tmp_path, trained, capsys):
+    mine, theirs = make_plan(PARTS, config, [], [0], tmp_path / "out", cpu=True).trainings
+    plan = Plan([theirs, mine], {})
+    theirs.folder.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool, FileLock(theirs.folder / study.LOCK_FILE):
+        found = pool.submit(execute, plan)
+        while not found.done() and not mine.done():
+            time.sleep(0.01)
+        assert trained == [mine.folder]
+        for file in theirs.predictions:
+            file.write_bytes(b"theirs")
+    assert found.result() == {} and trained == [mine.folder]
+    assert [file.read_bytes() for file in theirs.predictions] == [b"theirs"]
+    assert "Another command is doing 1 of them: waiting for it." in capsys.readouterr().out
+
+
+def test_what_a_killed_command_was_training_is_trained(config, tmp_path, trained):
+    plan = make_plan(WEIGHTS, config, [], [0], tmp_path / "out", cpu=True)
+    hold = "import os, signal, sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire()"
+    plan.trainings[0].folder.mkdir(parents=True)
+    code = f"{hold}; os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", code, str(plan.trainings[0].folder / study.LOCK_FILE)], check=False)
+    assert (plan.trainings[0].folder / study.LOCK_FILE).exists()
+    assert execute(plan) == {} and trained == [plan.trainings[0].folder]
 
 
 @pytest.mark.parametrize(
