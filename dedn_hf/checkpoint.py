@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from accelerate.utils import load as load_tensors
 from safetensors import SafetensorError
 
@@ -23,6 +23,7 @@ from dedn_hf.settings import TrainingSettings
 logger = logging.getLogger(__name__)
 
 STATE_FILE, EXTRA_FILE = "state.json", "extra.pt"
+SHARDING = {None: "without sharding", "FSDP": "with FSDP", "DEEPSPEED": "with DeepSpeed"}
 WITHOUT_EFFECT = {"num_workers", "checkpoint_every", "tracker"}  # settings that change no result
 
 
@@ -67,6 +68,7 @@ class Checkpoint:
             return Progress()
         state = json.loads((self.path / STATE_FILE).read_text(encoding="utf-8"))
         self._require_same_settings(state["settings"])
+        self._require_same_sharding(state)
         self.accelerator.load_state(str(self.path))
         extra = torch.load(self.path / EXTRA_FILE, weights_only=True, map_location="cpu")
         for other, values in zip(self.others, extra, strict=True):
@@ -103,6 +105,25 @@ class Checkpoint:
                 f"{self.path} is a checkpoint of other settings: {details}. Use those, or another output folder."
             )
 
+    def _sharding(self) -> str | None:
+        """What keeps the model in shares, or None."""
+        kind = self.accelerator.distributed_type
+        return kind.value if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED) else None
+
+    def _require_same_sharding(self, state: dict) -> None:
+        now, processes = self._sharding(), self.accelerator.num_processes
+        before, processes_before = state.get("sharding", now), len(state.get("totals", [0.0]))
+        if before != now:
+            raise ValueError(
+                f"{self.path} is a checkpoint {SHARDING[before]}, and this is a training {SHARDING[now]}. Start it as "
+                "at first, with the same file for accelerate launch, or give another output folder."
+            )
+        if now == "DEEPSPEED" and processes_before != processes:
+            raise ValueError(
+                f"{self.path} is a checkpoint of {processes_before} processes with DeepSpeed, which cannot go on with "
+                f"{processes}. Start {processes_before}, or give another output folder."
+            )
+
     def restore_random_state(self) -> None:
         """Let all generators go on as they would have when the checkpoint was written."""
         path = self.path / f"random_states_{self.accelerator.process_index}.pkl"
@@ -112,8 +133,9 @@ class Checkpoint:
         random.setstate(states["random_state"])
         np.random.set_state(states["numpy_random_seed"])
         torch.set_rng_state(states["torch_manual_seed"])
-        if "torch_cuda_manual_seed" in states:
-            torch.cuda.set_rng_state_all(states["torch_cuda_manual_seed"])
+        of_gpus = states.get("torch_cuda_manual_seed", [])  # there may have been more of them, or fewer
+        for device, state in zip(range(torch.cuda.device_count()), of_gpus, strict=False):
+            torch.cuda.set_rng_state(state, device)
 
     def due(self, epochs: list[dict]) -> bool:
         """Whether a checkpoint is to be written after these epochs."""
@@ -135,6 +157,7 @@ class Checkpoint:
             self.accelerator.wait_for_everyone()
             if main:
                 state = {"settings": self.settings, "epochs": progress.epochs, "step": progress.step, "totals": totals}
+                state["sharding"] = self._sharding()
                 finish(partial, state)
                 if self.path.exists():
                     self.path.rename(self.old)

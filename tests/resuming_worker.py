@@ -1,0 +1,77 @@
+"""Stops trainings within an epoch and goes on with them on another number of processes; run by test_resuming.py."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from dedn_hf.experiment import inputs_of
+from dedn_hf.settings import TrainingSettings
+from dedn_hf.tasks import test_task
+from dedn_hf.training import fit
+from tests.distributed_worker import IMAGES, randomise_keys, shard
+from tests.forked import finished, in_processes, stopped
+from tests.tiny_runs import feature_model, feature_task, image_model, load_tiny
+
+
+def on_features(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
+    """Weights and losses of a training on cached features, with what else a checkpoint must hold."""
+    task, inputs = feature_task()
+    model = randomise_keys(feature_model(calibration_weight=1.0))
+    settings = TrainingSettings(
+        epochs=2, batch_size=5, sampling="uniform", ema_decay=0.5, schedule="cosine", warmup=0.3, max_grad_norm=1
+    )
+    history = fit(model, task, inputs, settings, accelerator, folder)
+    return model.state_dict(), [epoch["loss"] for epoch in history.epochs]
+
+
+def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
+    """The same of one on augmented images, with the backbone."""
+    task = test_task(*load_tiny())
+    torch.manual_seed(0)
+    model = randomise_keys(image_model())
+    settings = TrainingSettings(**IMAGES, augmentation="crop", jitter=0.4, schedule="cosine")
+    history = fit(model, task, inputs_of(task, model, settings, []), settings, accelerator, folder)
+    return accelerator.get_state_dict(model), [epoch["loss"] for epoch in history.epochs]
+
+
+def each_kind(accelerator: Accelerator, act: Callable[[str, Callable], None]) -> None:
+    """Call `act` with a training on features, one on images, and one of a sharded model."""
+    act("features", on_features)
+    accelerator.free_memory()
+    act("images", on_images)
+    accelerator.free_memory()
+    shard(accelerator)
+    act("sharded", on_images)
+
+
+def alone_at_first(accelerator: Accelerator, folder: Path) -> None:
+    """Train uninterrupted, for comparison, and once more until it is stopped."""
+
+    def act(name: str, train: Callable) -> None:
+        finished(train, accelerator, folder / "whole" / name)
+        stopped(train, accelerator, folder / "1 to 2" / name)
+
+    each_kind(accelerator, act)
+
+
+def together(accelerator: Accelerator, folder: Path) -> None:
+    """Go on with what one process began, and begin something for it."""
+
+    def act(name: str, train: Callable) -> None:
+        finished(train, accelerator, folder / "1 to 2" / name)
+        stopped(train, accelerator, folder / "2 to 1" / name)
+
+    each_kind(accelerator, act)
+
+
+def alone_again(accelerator: Accelerator, folder: Path) -> None:
+    """Go on with what two processes began."""
+    each_kind(accelerator, lambda name, train: finished(train, accelerator, folder / "2 to 1" / name))
+
+
+if __name__ == "__main__":
+    for processes, act in ((1, alone_at_first), (2, together), (1, alone_again)):
+        in_processes(processes, act, Path(sys.argv[1]))
