@@ -65,9 +65,11 @@ def require_supported(settings: TrainingSettings, accelerator: Accelerator) -> N
 def configure_sharding(settings: TrainingSettings, accelerator: Accelerator) -> None:
     """Tell DeepSpeed and FSDP, before the model is prepared, what they would otherwise read from a file."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        share, steps = math.ceil(settings.batch_size / accelerator.num_processes), settings.gradient_accumulation_steps
         accelerator.deepspeed_plugin.deepspeed_config.update(
-            train_micro_batch_size_per_gpu=math.ceil(settings.batch_size / accelerator.num_processes),
-            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            train_micro_batch_size_per_gpu=share,
+            gradient_accumulation_steps=steps,
+            train_batch_size=share * steps * accelerator.num_processes,  # else that of the training before
             gradient_clipping=settings.max_grad_norm or 0.0,
         )
     elif accelerator.distributed_type == DistributedType.FSDP:
