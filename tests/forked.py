@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,15 @@ from torch.multiprocessing import start_processes
 from dedn_hf.training import Training
 
 STOP_AT = 7  # With 4 steps an epoch this is where two processes ask each other for the eighth time: epoch 2, step 3
+
+
+def run_worker(module: str, folder: Path) -> None:
+    """Run a worker as a program of its own: it must not have computed anything before it forks."""
+    root = Path(__file__).parents[1]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-m", module, str(folder)]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def in_processes(count: int, act: Callable, *arguments: object) -> None:

@@ -1,9 +1,6 @@
 """DeepSpeed on two CPU processes gives the weights of one process without it. Skipped where it is not installed."""
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +9,8 @@ import torch
 
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.features import weights_hash
-from tests.test_distributed import ROOT, TOLERANCE
+from tests.forked import run_worker
+from tests.test_distributed import TOLERANCE
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,10 +22,7 @@ pytestmark = [
 def folder(tmp_path_factory) -> Path:
     """Where the worker has trained."""
     folder = tmp_path_factory.mktemp("trained")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.deepspeed_worker", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_worker("tests.deepspeed_worker", folder)
     return folder
 
 

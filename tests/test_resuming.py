@@ -1,9 +1,6 @@
 """A training that was stopped within an epoch goes on with another number of processes than it was started on."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +11,8 @@ from accelerate.utils import DistributedType, load
 from dedn_hf.checkpoint import Checkpoint
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.training import fit
-from tests.test_distributed import ROOT, TOLERANCE
+from tests.forked import run_worker
+from tests.test_distributed import TOLERANCE
 from tests.tiny_runs import feature_model, feature_task
 
 DIRECTIONS = {"1 to 2": (1, 2), "2 to 1": (2, 1)}
@@ -24,10 +22,7 @@ DIRECTIONS = {"1 to 2": (1, 2), "2 to 1": (2, 1)}
 def folder(tmp_path_factory) -> Path:
     """Where the worker has trained."""
     folder = tmp_path_factory.mktemp("trained")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.resuming_worker", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_worker("tests.resuming_worker", folder)
     return folder
 
 
