@@ -6,7 +6,6 @@ import inspect
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from dedn_hf.metrics.scores import calibrate, gzsl_scores
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
 from dedn_hf.modeling.writing import whole_file
+from dedn_hf.output_folder import CHECKPOINTS, RUN_FILE, sole_use
 from dedn_hf.record import Stopwatch, backbone_hash, count_images, describe_data, describe_model, surroundings
 from dedn_hf.settings import TrainingSettings
 from dedn_hf.tasks import Inputs, Task, test_task, validation_task
@@ -35,7 +35,6 @@ from dedn_hf.transforms import evaluation_transform, training_transform
 if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
 
-RUN_FILE, CHECKPOINTS = "run.json", "checkpoints"
 PROTOCOLS = {
     "val": "epoch (and calibration, where used) chosen on validation classes, then trained on all seen classes; "
     "test splits used once, at the end",
@@ -101,13 +100,25 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
         and what the card says besides: data, model, hardware, time.
 
     Raises:
-        FileExistsError: `output` holds a finished run. ValueError: settings and data do not fit.
-        OSError: nothing can be written to `output`. For the rest, see `fit`.
+        FileExistsError: `output` holds a finished run. BlockingIOError: another training uses it.
+        ValueError: settings and data do not fit. OSError: nothing can be written to `output`. For the rest, see `fit`.
     """
-    output = Path(output)
-    if (output / RUN_FILE).exists():
-        shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)  # where it was killed as the very last thing
-        raise FileExistsError(f"{output} holds a finished run. Give another output folder, or delete that one.")
+    require_consistent(experiment, settings)
+    require_supported(settings, accelerator)
+    if settings.deterministic:
+        compute_deterministically(accelerator.device)
+    with sole_use(Path(output), accelerator):
+        if settings.tracker and not accelerator.trackers:  # and not before, because it may write to the folder
+            accelerator.init_trackers(
+                "dedn", {k: v for k, v in settings.to_dict().items() if isinstance(v, (int, float))}
+            )
+        record = train_and_test(experiment, settings, Path(output), accelerator)
+        accelerator.wait_for_everyone()
+    return record
+
+
+def require_consistent(experiment: Experiment, settings: TrainingSettings) -> None:
+    """Raise ValueError for settings that do not go with cached features, or with none."""
     if settings.train_backbone and experiment.features is not None:
         raise ValueError(
             "train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache."
@@ -117,11 +128,11 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
             "Augmentation of cached features needs feature_views > 1 (views that are cached too) and a folder for the "
             f"cache; feature_views is {settings.feature_views}, augmentation {settings.augmentation!r}."
         )
-    require_supported(settings, accelerator)
-    if settings.deterministic:
-        compute_deterministically(accelerator.device)
+
+
+def train_and_test(experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator) -> dict:
+    """What `run` does once it has the folder for itself."""
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
-    require_writable(output)
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
     bias = 0.0
     if settings.select_on == "val":
@@ -152,7 +163,6 @@ def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, 
         write_card(output, [record])
         write_json(output / RUN_FILE, record)  # last: it says that the folder is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
-    accelerator.wait_for_everyone()
     return record
 
 
@@ -184,16 +194,6 @@ def select(
     final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
     record = {"chosen": chosen, "history": history.epochs, "images": count_images(splits)}
     return record, final, chosen.get("calibration_bias", 0.0)
-
-
-def require_writable(folder: Path) -> None:
-    """Make the folder. Raises OSError where nothing can be written to it, before any work is done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"Nothing can be written to {folder} ({error.strerror}). Give another folder.") from error
 
 
 def compute_deterministically(device: torch.device) -> None:

@@ -55,8 +55,6 @@ def main() -> None:
         project_dir=arguments.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    if settings.tracker:
-        accelerator.init_trackers("dedn", {k: v for k, v in settings.to_dict().items() if isinstance(v, (int, float))})
     record = run(Experiment.from_preset(preset, arguments.features_dir), settings, arguments.output_dir, accelerator)
     accelerator.end_training()
     if accelerator.is_main_process:
