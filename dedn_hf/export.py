@@ -20,7 +20,6 @@ import copy
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +43,7 @@ from dedn_hf.export_check import (
     require_equal,
     session_runner,
 )
+from dedn_hf.modeling.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -76,9 +76,9 @@ def export_model(
         return export_program(model, path, classes=classes)
     if format == "onnx":
         return export_onnx(model, path, classes=classes, opset=opset)
-    with tempfile.TemporaryDirectory() as folder:
-        export_onnx(model, Path(folder) / "model.onnx", classes=classes, opset=opset)
-        return quantize_onnx(Path(folder) / "model.onnx", path)
+    with temporary_folder("dedn-export-") as folder:
+        export_onnx(model, folder / "model.onnx", classes=classes, opset=opset)
+        return quantize_onnx(folder / "model.onnx", path)
 
 
 def export_onnx(
@@ -277,21 +277,17 @@ def traced(classifier: Classifier, shapes: dict[str, tuple]) -> torch.export.Exp
     """The classifier as a graph, for any batch size. Raises ValueError where torch cannot make one."""
     sizes = {name: torch.export.Dim(name) for axes in varying(shapes).values() for name in axes.values()}
     dynamic = {name: {axis: sizes[size] for axis, size in axes.items()} for name, axes in varying(shapes).items()}
-    with explained("torch.export"):
-        program = torch.export.export(
+    with explained("torch.export"), without_stack_traces():
+        return torch.export.export(
             classifier.eval(), (), kwargs=random_inputs(shapes, batch=2), dynamic_shapes=dynamic
         )
-    for module in program.graph_module.modules():
-        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # would tell every user of the file the paths of this machine
-    return program
 
 
 def to_onnx(
     program: torch.export.ExportedProgram, shapes: dict[str, tuple], opset: int | None
 ) -> torch.onnx.ONNXProgram:
     """The same program of ONNX operators. Raises ValueError where torch cannot make one, or not of this opset."""
-    with explained("torch.onnx"), quiet():
+    with explained("torch.onnx"), without_stack_traces(), quiet():
         converted = torch.onnx.export(
             program,
             input_names=list(shapes),
@@ -324,6 +320,20 @@ def explained(exporter: str) -> Iterator[None]:
         raise ValueError(f"{exporter} cannot export this model. {type(error).__name__}: {first}") from error
 
 
+@contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Let torch not note where each node was made.
+
+    It would tell every user of the file the paths of this machine, and takes up to a third of the time.
+    """
+    before = torch.fx.config.do_not_emit_stack_traces
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before
+
+
 def kept_exact(graph: onnx.GraphProto) -> list[str]:
     """Names of the nodes that stay in float32, because they have few weights and rounding them costs much.
 
@@ -348,8 +358,8 @@ def complete_or_nothing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-        unfinished = Path(folder) / path.name
+    with temporary_folder(f".{path.name}-", path.parent) as folder:
+        unfinished = folder / path.name
         yield unfinished
         os.replace(unfinished, path)
 

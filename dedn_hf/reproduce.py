@@ -15,9 +15,9 @@ from accelerate import Accelerator
 from dedn_hf.data.loading import BUILDERS, builder_class
 from dedn_hf.experiment import RUN_FILE, Experiment, new_model, run
 from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.modeling.temporary import temporary_folder
 from dedn_hf.record import backbone_hash, data_fingerprint, surroundings
 from dedn_hf.settings import TrainingSettings
-from dedn_hf.temporary import temporary_folder
 
 SCORES = ("T1", "U", "S", "H", "AUSUC")
 SECTIONS = ("data", "model", "training")

@@ -5,15 +5,15 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from safetensors import SafetensorError
 
 from .configuration_dedn import CUSTOM_PIPELINES
+from .temporary import temporary_folder
 from .writing import sync
 
-REQUIREMENTS = ("torch", "torchvision", "transformers", "timm", "safetensors", "huggingface-hub", "pillow")
+REQUIREMENTS = ("torch", "torchvision", "transformers", "timm", "safetensors", "huggingface-hub", "filelock", "pillow")
 HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "tags", "commit_message", "create_pr")
 CONFIG_FILE, UNFINISHED = "config.json", ".unfinished-model"
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json")
@@ -81,9 +81,9 @@ class SavingMixin:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        with TemporaryDirectory() as folder:
+        with temporary_folder("dedn-push-") as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
-            files = {path.name: path for path in Path(folder).iterdir()}
+            files = {path.name: path for path in folder.iterdir()}
             if api.file_exists(repo_id, "README.md", revision=revision):
                 del files["README.md"]
             elif tags:

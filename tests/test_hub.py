@@ -31,6 +31,7 @@ TOKEN = "hf_" + "Ada0" * 9  # put together here, so that no file of ours looks a
 UNWANTED = [
     "checkpoints/step-1/state.bin",
     ".cache/huggingface/a.lock",
+    ".training.lock",
     "photos/bird.jpg",
     "birds.parquet",
     "notes.txt",
@@ -207,7 +208,10 @@ def test_checkpoints_caches_and_data_stay_and_are_named(hub, folder, capsys):
     assert main(["push", str(folder), "ada/bird"]) == 0
     files = hub.repos["model", "ada/bird"].files()
     assert files == {**wanted, "run.json": b"something", "quickstart.png": b"something"}
-    assert "Left out: .cache/, birds.parquet, checkpoints/, notes.txt, photos/\n" in capsys.readouterr().out
+    assert (
+        "Left out: .cache/, .training.lock, birds.parquet, checkpoints/, notes.txt, photos/\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_of_a_data_set_only_what_prepare_writes_is_published(hub, data):
@@ -232,6 +236,24 @@ def test_what_a_killed_push_left_in_the_temporary_folder_is_removed(hub, folder,
     (tmp_path / "dedn-push-killed" / "content" / "data").mkdir(parents=True)
     push_model(folder, "ada/bird")
     assert not list(tmp_path.glob("dedn-push-*"))
+
+
+def test_what_a_killed_push_to_hub_left_is_removed_and_it_works_in_a_folder_that_can_be_found_again(
+    hub, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary" / "dedn-push-killed" / "content").mkdir(parents=True)
+    create_commit, found = HfApi.create_commit, []
+
+    def look(*arguments, **options):
+        found.extend((tmp_path / "temporary").iterdir())
+        assert (found[0] / "content" / "model.safetensors").exists()
+        return create_commit(*arguments, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", look)
+    feature_model().push_to_hub("ada/bird")
+    assert len(found) == 1 and found[0].name.startswith("dedn-push-")
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_nothing_new_makes_no_commit(hub, folder, capsys):

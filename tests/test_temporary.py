@@ -1,5 +1,6 @@
 """Temporary folders: each belongs to one process, and what killed ones leave is removed."""
 
+import glob
 import os
 import signal
 import subprocess
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dedn_hf.temporary import temporary_folder
+from dedn_hf import export
+from dedn_hf.modeling.temporary import temporary_folder
 
 FILL_AND_DIE = """
 import os, signal, sys
-from dedn_hf.temporary import temporary_folder
+from dedn_hf.modeling.temporary import temporary_folder
 with temporary_folder("dedn-test-") as folder:
     (folder / "weights").write_bytes(b"1234")
     if sys.argv[1] == "die":
@@ -70,3 +72,29 @@ def test_a_folder_of_another_user_stays(temporary):
     with temporary_folder("dedn-test-"):
         pass
     assert (temporary / "dedn-test-theirs" / "content").exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "[a-z]*.onnx"])
+def test_what_a_killed_export_leaves_beside_the_file_is_removed_by_the_next_one(name, tmp_path):
+    for left in (f".{name}-killed/content", ".other.onnx-killed/content"):
+        (tmp_path / left).mkdir(parents=True)
+    with export.complete_or_nothing(tmp_path / name) as unfinished:
+        (working,) = tmp_path.glob(f".{glob.escape(name)}-*/content")
+        assert unfinished.parent == working
+        unfinished.write_text("a model")
+        (working / "weights beside it").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {name, ".other.onnx-killed"}
+    assert (tmp_path / name).read_text() == "a model"
+
+
+def test_what_a_killed_export_to_int8_leaves_is_removed_by_the_next_one(temporary, monkeypatch):
+    (temporary / "dedn-export-killed" / "content").mkdir(parents=True)
+
+    def pretend(_model, path, **_) -> None:
+        assert [path.parent] == list(temporary.glob("*/content"))
+        path.write_text("a model of float32")
+
+    monkeypatch.setattr(export, "export_onnx", pretend)
+    monkeypatch.setattr(export, "quantize_onnx", lambda path, out: path.read_text())
+    assert export.export_model(None, temporary / "model.onnx", "onnx-int8") == "a model of float32"
+    assert not list(temporary.iterdir())

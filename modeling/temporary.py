@@ -1,7 +1,6 @@
 """Temporary folders of which nothing stays: what a killed process leaves, the next one removes."""
 
-from __future__ import annotations
-
+import glob
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,12 +14,16 @@ LOCK_FILE, CONTENT = "lock", "content"
 
 
 @contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """An empty folder that is removed at the end, or after a kill by the next call with the same prefix.
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """An empty folder that is removed at the end, or after a kill by the next call with the same prefix and parent.
 
     Who has one holds a lock in it, which the operating system releases when the process dies.
+
+    Args:
+        prefix: what its name starts with. parent: the folder to make it in; default, the system's for such folders.
     """
-    with TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as own, FileLock(Path(own) / LOCK_FILE):
+    own_folder = TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+    with own_folder as own, FileLock(Path(own) / LOCK_FILE):
         remove_abandoned(Path(own), prefix)
         content = Path(own) / CONTENT  # made under the lock: where there is one without, nobody uses it any more
         content.mkdir()
@@ -30,7 +33,7 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
 def remove_abandoned(own: Path, prefix: str) -> None:
     """Remove the folders beside `own` with this prefix that belong to the same user and that nobody has locked."""
     user = own.stat().st_uid
-    for folder in own.parent.glob(f"{prefix}*"):
+    for folder in own.parent.glob(f"{glob.escape(prefix)}*"):
         with suppress(OSError, Timeout):
             status = folder.lstat()
             if stat.S_ISDIR(status.st_mode) and status.st_uid == user and (folder / CONTENT).exists():
