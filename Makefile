@@ -24,8 +24,9 @@ PACKAGING := setup.py pyproject.toml
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
+# As many files of tests at a time as there are processors, but four at most: each process takes 2 GB of memory.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # The models of the table in README.md; the card is about the first seed.
 cards: $(VENV)/.installed

@@ -42,6 +42,7 @@ TEST = [
     "packaging>=26.3",
     "playwright>=1.65",
     "pytest>=9.2",
+    "pytest-xdist>=3.8",
     "ruff>=0.17.6",
     "setuptools>=84",
     "tensorboard>=2.21",

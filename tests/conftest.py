@@ -10,8 +10,8 @@ for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# The tensors in tests are small: more threads cost more than they give.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+# The tensors in tests are small, and the other processors have files of tests of their own: see `make test`.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
