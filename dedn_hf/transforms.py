@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
+from dedn_hf.modeling.pipeline_dedn import eight_bit
 from dedn_hf.sampling import Drawn
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def decoded(images: datasets.Dataset, indices: list[int]) -> list[PIL.Image.Imag
     """Some of the images, in RGB. Raises ValueError that names the first one that cannot be read."""
 
     def read(indices: list[int]) -> list[PIL.Image.Image]:
-        return [image.convert("RGB") for image in images[indices]["image"]]
+        return [eight_bit(image).convert("RGB") for image in images[indices]["image"]]
 
     try:
         return read(list(indices))

@@ -179,7 +179,10 @@ def decode_base64(text: str) -> bytes:
 
 
 def decode_image(image: bytes | Image.Image, max_pixels: int) -> Image.Image:
-    """An upright RGB image; of an animation, the first frame. Raises BadRequest; nothing too large is decoded."""
+    """An upright image, RGB or grey of 16 bits; of an animation, the first frame. Nothing too large is decoded.
+
+    Raises BadRequest.
+    """
     try:
         if not isinstance(image, Image.Image):
             image = Image.open(BytesIO(image), formats=FORMATS)  # reads the header only
@@ -187,7 +190,8 @@ def decode_image(image: bytes | Image.Image, max_pixels: int) -> Image.Image:
             raise BadRequest(f"The image has {image.width} x {image.height} pixels; {max_pixels} are allowed.", 413)
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise BadRequest(f"The image is more than {MAX_ASPECT_RATIO} times longer than wide.", 413)
-        return ImageOps.exif_transpose(image).convert("RGB")
+        image = ImageOps.exif_transpose(image)
+        return image if image.mode.startswith("I;16") else image.convert("RGB")  # 16 bits: the pipeline's business
     except BadRequest:
         raise
     except Image.DecompressionBombError as error:

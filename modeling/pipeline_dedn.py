@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub.utils import httpx
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import Pipeline
 from transformers.image_utils import load_image
 
@@ -199,6 +199,8 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
             image = _bytes_of(image, shown)
         if isinstance(image, bytes | bytearray):
             image = Image.open(BytesIO(image))
+        if isinstance(image, Image.Image):
+            image = eight_bit(ImageOps.exif_transpose(image))
         return load_image(image, timeout=timeout)
     except UnidentifiedImageError:
         raise ValueError(f"{shown} is not an image. Give a JPEG, PNG or WebP file.") from None
@@ -210,11 +212,20 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
         raise ValueError(f"An image is a path, a URL, bytes or a PIL image, not {type(image).__name__}.") from None
 
 
+def eight_bit(image: Image.Image) -> Image.Image:
+    """A grey image of 16 bits in 8, which PIL's conversion to RGB would make white; any other image as it is."""
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255 == 257
+
+
 def _bytes_of(text: str, shown: str) -> bytes:
     """The bytes behind a path or a base64 string; `shown` names it in an error."""
     try:
         with open(text, "rb") as file:
             return file.read()
+    except IsADirectoryError:
+        raise ValueError(f"{shown} is a folder. Give one image.") from None
     except (OSError, ValueError):  # no such file, or too long or odd for a file name
         pass
     try:

@@ -3,10 +3,13 @@
 import os
 
 import datasets
+import numpy as np
 import pytest
+from PIL import Image
 
 from dedn_hf.data import AWA2, load
 from dedn_hf.data.catalog import decode_problem, hold_out
+from dedn_hf.transforms import decoded
 
 from .fake_data import classes_of, jpeg, write_benchmark
 
@@ -82,3 +85,10 @@ def test_held_out_names_are_stable_and_never_all():
     assert len(hold_out(names[:2], 0.2, "test")) == 1
     assert hold_out(names[:1], 0.9, "test") == set()
     assert hold_out([], 0.2, "test") == set()
+
+
+def test_a_grey_image_of_16_bits_keeps_its_greys():
+    greys = np.linspace(0, 255, 16).astype(np.uint8).reshape(4, 4)
+    deep = Image.fromarray(greys.astype(np.uint16) * 257)
+    images = datasets.Dataset.from_dict({"image": [deep]}, datasets.Features({"image": datasets.Image()}))
+    assert (np.asarray(decoded(images, [0])[0]) == greys[..., None]).all()

@@ -17,6 +17,7 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -80,6 +81,13 @@ def test_every_form_of_image_gets_the_answer_of_the_pipeline(form, handler):
     expected = handler.pipeline(picture(1, 0), candidate_labels=LABELS)
     assert handler({"inputs": form(picture(1, 0)), "parameters": {"candidate_labels": LABELS}}) == expected
     assert {entry["label"] for entry in expected} == set(LABELS)
+
+
+def test_a_grey_image_of_16_bits_is_answered_as_the_one_of_8(handler):
+    grey = Image.open(io.BytesIO(picture(1, 0))).convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    answers = [handler({"inputs": as_base64(encoded(image, "PNG"))}) for image in (grey, deep)]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(
