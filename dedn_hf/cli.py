@@ -174,12 +174,14 @@ def add_explain(commands: Subcommands) -> None:
 def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: str | None = None, **given: Any) -> None:
     """Explain and print or write it. Raises as `dedn_hf.explain.explain`."""
     from dedn_hf.explain import explain
-    from dedn_hf.explanation import require_format
+    from dedn_hf.explanation import require_writable
     from dedn_hf.saved import load_model
 
     if out is not None:
-        require_format(out)  # before the work
+        require_writable(out)  # before the work
     values = dict(map(attribute_and_value, corrections))
+    if len(values) < len(corrections):
+        raise ValueError("--set corrects an attribute twice; give one value for each.")
     explanation = explain(load_model(model), image, corrections=values, **given)
     if out is None:
         print(explanation.to_text())
@@ -192,9 +194,12 @@ def attribute_and_value(text: str) -> tuple[str, float]:
     """'name=80' in two; the name may hold '='. Raises ValueError otherwise."""
     name, _, value = text.rpartition("=")
     try:
-        return name, float(value)
+        number = float(value)
     except ValueError:
-        raise ValueError(f"--set {text!r} is not NAME=VALUE with a number; e.g. --set 'bill: hooked=80'") from None
+        name = ""
+    if not name:
+        raise ValueError(f"--set {text!r} is not NAME=VALUE with a number; e.g. --set 'bill shape: hooked=80'")
+    return name, number
 
 
 def add_export(commands: Subcommands) -> None:

@@ -5,6 +5,7 @@ Letters of the shapes: B images, K classes, A attributes, E experts, H x W regio
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dedn_hf import __version__
 from dedn_hf.explanation import Explanation
 from dedn_hf.modeling.pipeline_dedn import open_image
 from dedn_hf.placement import crop_box
@@ -43,7 +45,8 @@ def explain(
 
     Args:
         image: a path, a URL, a base64 string, bytes or a PIL image.
-        class_name: the class to explain; default, the best one.
+        class_name: the class to explain; default, the best one. Names of classes and attributes are the table's, or
+            as people say them ('cardinal', 'bill shape: hooked') where only one is meant.
         against: the class to compare it with; default, the best of the others.
         attributes: names of attributes to show heat maps of; default, those found that decided most.
         top_k: how many classes to report, 1 or more.
@@ -79,9 +82,20 @@ def explain(
         (class_name, against),
         tuple(dict.fromkeys(attributes)),
         top_k,
+        origin=origin_of(model, image),
     ).correct(corrections or {})
     explanation.require_known_names()
     return explanation
+
+
+def origin_of(model: DEDNForZeroShot, image: Any) -> dict[str, str]:
+    """Names of image and model, where they have one (of a path, the last part), and the version of this package."""
+    origin = {"model": model.config.name_or_path, "dedn_hf": __version__}
+    if origin["model"] and Path(origin["model"]).is_dir():  # else the id of a repository
+        origin["model"] = Path(origin["model"]).resolve().name
+    if isinstance(image, Path) or (isinstance(image, str) and os.path.isfile(image)):
+        origin["image"] = Path(image).name
+    return {key: value for key, value in origin.items() if value}
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:

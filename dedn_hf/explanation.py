@@ -9,6 +9,7 @@ Letters of the shapes: K classes, A attributes, E experts, H x W regions.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.writing import whole_file
+from dedn_hf.names import find_name, spoken, spoken_class
 from dedn_hf.placement import Box, place_heat
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ class Explanation:
         attributes: names of the attributes to show heat maps of; empty: the most telling ones.
         top_k: how many classes to report.
         corrections: attribute name -> value in the table's scale, see `correct`.
+        origin: what it was made with: 'image' and 'model' (names, where they have one), 'dedn_hf' (version).
     """
 
     picture: Image.Image
@@ -126,8 +129,15 @@ class Explanation:
     attributes: tuple[str, ...] = ()
     top_k: int = 5
     corrections: Mapping[str, float] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     # Classes ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def class_titles(self) -> list[str]:
+        """K, names for people, see `names.spoken_class`; those of the table where two would be alike."""
+        titles = [spoken_class(name) for name in self.table.class_names]
+        return titles if len(set(titles)) == len(titles) else list(self.table.class_names)
 
     @property
     def attribute_scores(self) -> np.ndarray:
@@ -176,11 +186,12 @@ class Explanation:
         Raises:
             ValueError: unknown attribute, a value that is not a finite number.
         """
+        known = {}
         for name, value in corrections.items():
-            self._attribute(name)
             if not isinstance(value, int | float | np.number) or not np.isfinite(value):
                 raise ValueError(f"The true value of {name!r} is {value!r}; give a number, in the table's scale.")
-        return replace(self, corrections={name: float(value) for name, value in corrections.items()})
+            known[self.table.attribute_names[self._attribute(name)]] = float(value)
+        return replace(self, corrections=known)
 
     @cached_property
     def corrected_votes(self) -> dict[int, np.ndarray]:
@@ -216,7 +227,7 @@ class Explanation:
         else:  # "and not the best one?" asks for the class that came next
             one = next(k for k in self.ranking if k != rival or len(self.ranking) == 1)
         if one == rival:
-            raise ValueError(f"{against!r} is compared with itself; name two classes.")
+            raise ValueError(f"{class_name!r} and {against!r} are one class; name two.")
         if rival is None:
             rival = next((k for k in self.ranking if k != one), None)
         parts, bias = self.votes(one), self.class_bias[one]
@@ -316,9 +327,9 @@ class Explanation:
         return as_figure(self)
 
     def save(self, path: str | Path) -> None:
-        """Write a figure (.png, .svg), the numbers (.json) or a page (.html). Raises ValueError for other suffixes."""
+        """Write a figure (.png, .svg), the numbers (.json) or a page (.html). Raises ValueError where it cannot."""
         path = Path(path)
-        require_format(path)
+        require_writable(path)
         suffix = path.suffix.lower()
         with whole_file(path) as unfinished:
             if suffix == ".html":
@@ -336,15 +347,10 @@ class Explanation:
             self._attribute(name)
 
     def _class(self, name: str) -> int:
-        if name not in self.table.class_names:
-            raise ValueError(f"The model knows no class {name!r}.{near_names(str(name), self.table.class_names)}")
-        return self.table.class_names.index(name)
+        return find_name(name, self.table.class_names, spoken_class, "class")
 
     def _attribute(self, name: str) -> int:
-        if name not in self.table.attribute_names:
-            near = near_names(str(name), self.table.attribute_names)
-            raise ValueError(f"The model has no attribute {name!r}.{near}")
-        return self.table.attribute_names.index(name)
+        return find_name(name, self.table.attribute_names, spoken, "attribute")
 
 
 def order_of(values: np.ndarray) -> list[int]:
@@ -352,8 +358,15 @@ def order_of(values: np.ndarray) -> list[int]:
     return np.argsort(-values, kind="stable").tolist()
 
 
-def require_format(path: str | Path) -> None:
+def require_writable(path: str | Path) -> None:
     """Raise ValueError unless `Explanation.save` can write such a file."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in FORMATS:
-        raise ValueError(f"{str(path)!r} ends in {suffix or 'no suffix'!r}; give one of {', '.join(FORMATS)}.")
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        ending = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
+        raise ValueError(f"{str(path)!r} {ending}; give one of {', '.join(FORMATS)}.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file.")
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no folder {path.parent}; make it, or write to another one.")
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"Nothing can be written to the folder {path.parent}; write to another one.")

@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
+from PIL import Image, ImageFilter
 
 # Okabe and Ito's palette, told apart with any colour vision.
 VERMILLION, BLUE, GREY = "#D55E00", "#0072B2", "#9A9A9A"
 GREEN, BLACK = "#009E73", "#000000"
-HEAT = LinearSegmentedColormap.from_list("heat", [(*to_rgb(VERMILLION), 0.0), (*to_rgb(VERMILLION), 0.9)])
-HEAT_NOTE = "Where each expert found the attribute (orange: strongest)"
+HEAT_NOTE = "Where each expert found the attribute (orange: strongest; line: half of that)"
 TEXT_SIZE, TITLE_SIZE = 9, 10
 EXPERT_MARKERS = {"coarse": "o", "fine": "^"}
 LINES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (BLACK, "D", ":"), (GREY, "v", "-"))
@@ -40,17 +39,22 @@ def heat_of(region_map: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def draw_heat(axes: Axes, image: np.ndarray, region_map: np.ndarray) -> None:
-    """A region map (H x W) over a pale grey version of the image (height x width x 3, 0..1)."""
-    axes.imshow(0.25 + 0.7 * image.mean(axis=-1), cmap="gray", vmin=0, vmax=1)
-    axes.imshow(heat_of(region_map, *image.shape[:2]), cmap=HEAT, vmin=0, vmax=1)
+    """A region map (H x W) over an image (height x width x 3, 0..1), see `paint_heat`."""
+    axes.imshow(paint_heat(image, heat_of(region_map, *image.shape[:2])))
     without_ticks(axes)
 
 
 def paint_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """`heat` (height x width, 0..1) in orange over a pale grey version of an image (height x width x 3, 0..1)."""
+    """`heat` (height x width, 0..1) in orange over a pale grey version of an image (height x width x 3, 0..1).
+
+    A dark line where it falls to one half is there for grey prints, in which orange is a grey among others.
+    """
     grey = 0.25 + 0.7 * image.mean(axis=-1, keepdims=True)
     cover = 0.9 * heat[..., None]
-    return grey * (1 - cover) + np.array(to_rgb(VERMILLION)) * cover
+    half = Image.fromarray((255 * (heat >= 0.5)).astype(np.uint8))
+    width = 1 + max(heat.shape) // 400
+    line = np.asarray(half) > np.asarray(half.filter(ImageFilter.MinFilter(2 * width + 1)))
+    return (grey * (1 - cover) + np.array(to_rgb(VERMILLION)) * cover) * np.where(line, 0.3, 1.0)[..., None]
 
 
 def draw_bars(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None:
@@ -58,8 +62,9 @@ def draw_bars(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None
     places = range(len(names))
     axes.barh(places, scores, color=[BLUE, *[GREY] * (len(names) - 1)], height=0.35)
     for place, name, score in zip(places, names, scores, strict=True):
-        axes.text(0, place - 0.28, name, parse_math=False, ha="left", va="bottom", fontsize=TEXT_SIZE)
-        axes.text(1, place - 0.28, f"{score:.0%}", ha="right", va="bottom", fontsize=TEXT_SIZE)
+        text = {"va": "bottom", "fontsize": TEXT_SIZE, "in_layout": False}  # a long name makes nothing else smaller
+        axes.text(0, place - 0.28, name, parse_math=False, ha="left", **text)
+        axes.text(1, place - 0.28, f"{score:.1%}", ha="right", **text)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) - 0.5, -0.9)
     axes.axis("off")
@@ -72,8 +77,9 @@ def simple(axes: Axes) -> None:
 
 
 def style_of(position: int) -> dict:
-    """Colour, marker and dash of a curve, told apart without colour, too."""
-    colour, marker, dash = LINES[position % len(LINES)]
+    """Colour, marker and dash of a curve, told apart without colour, too; 25 curves differ."""
+    colour, _, dash = LINES[position % len(LINES)]
+    marker = LINES[(position + position // len(LINES)) % len(LINES)][1]
     return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
 
 
@@ -185,7 +191,6 @@ def figure_comparison(
     heat_names: Sequence[str],
     heats: Mapping[str, Sequence[np.ndarray]],
     title: str,
-    sides: str,
 ) -> Figure:
     """Why one class and not another: the image, the best classes, what decided, and where the experts looked.
 
@@ -195,7 +200,7 @@ def figure_comparison(
             of the logits, and how much. expert_contributions: expert -> N, the same in that expert alone.
         groups: attribute groups and the sums of their contributions. heat_names, heats: as `names` and `heats` of
             `draw_heat_maps`; there may be none.
-        title: above everything. sides: what the colours mean, above the bars.
+        title: above everything, with what the colours mean.
     """
     tall = 1.95 * len(heats) + 0.3 if heat_names else 0
     figure = Figure(figsize=(11, 4.4 + tall), layout="constrained", dpi=120)
@@ -209,7 +214,7 @@ def figure_comparison(
     picture.set_xlabel("framed: what the model saw", fontsize=TEXT_SIZE)
     without_ticks(picture)
     draw_bars(bars, *columns(classes))
-    draw_contributions(middle.subplots(), *columns(contributions), expert_contributions, sides)
+    draw_contributions(middle.subplots(), *columns(contributions), expert_contributions, "By attribute")
     draw_contributions(right.subplots(), *columns(groups), title="By attribute group")
     if lower is not None:
         draw_heat_maps(lower, image, heat_names, heats)
@@ -256,7 +261,7 @@ def figure_training(phases: Mapping[str, Sequence[dict]], chosen: Mapping[str, i
         draw_accuracies(accuracies, epochs)
         for axes in (losses, accuracies):
             axes.set_xlim(0.5, max(e["epoch"] for e in epochs) + 0.5)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             simple(axes)
             if chosen and title in chosen:
                 axes.axvline(chosen[title], color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)

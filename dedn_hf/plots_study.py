@@ -8,6 +8,7 @@ Letters of the shapes: K classes, A attributes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -43,18 +44,21 @@ def figure_seen_unseen(
         area = np.trapezoid(seen, unseen)
         colour = {"color": style["color"]}
         line = {"linestyle": style["linestyle"], "linewidth": 1.8, "drawstyle": "default", **colour}
-        axes.plot(100 * np.asarray(unseen), 100 * np.asarray(seen), label=f"{name}: AUSUC {100 * area:.1f} %", **line)
+        label = fill(f"{name}: AUSUC {100 * area:.1f} %", 46)
+        axes.plot(100 * np.asarray(unseen), 100 * np.asarray(seen), label=label, **line)
         if len(curves) == 1:
             axes.fill_between(100 * np.asarray(unseen), 100 * np.asarray(seen), alpha=0.12, linewidth=0, **colour)
         if name in points:
             u, s = (100 * value for value in points[name])
             marks = {"marker": style["marker"], "s": 46, "edgecolor": BLACK, "zorder": 3, **colour}
-            axes.scatter([u], [s], label=f"{name} as it is: U {u:.1f}, S {s:.1f}", **marks)
+            axes.scatter([u], [s], label=fill(f"{name} as it is: U {u:.1f}, S {s:.1f}", 46), **marks)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_aspect("equal")
     axes.set_xlabel("U, accuracy of unseen classes among all (%)", fontsize=TITLE_SIZE)
     axes.set_ylabel("S, accuracy of seen classes among all (%)", fontsize=TITLE_SIZE)
+    labels = axes.get_legend_handles_labels()[1]
+    figure.set_figheight(4.5 + 0.25 * sum(1 + label.count("\n") for label in labels))
     axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14))
     simple(axes)
     return figure
@@ -75,7 +79,7 @@ def figure_confusion(counts: np.ndarray, class_names: Sequence[str], title: str 
     totals = counts.sum(axis=1, keepdims=True)
     shares = 100 * np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     numbered = size <= NUMBERED_CLASSES
-    side = 0.5 * size + 2.6 if numbered else max(0.16 * size, 5) + 2.4
+    side = max(0.5 * size, 2) + 2.6 if numbered else max(0.16 * size, 5) + 2.4
     figure = Figure(figsize=(side + 0.7, side), layout="constrained", dpi=110)
     axes = figure.subplots()
     shown = axes.imshow(shares, cmap=BLUES, vmin=0, vmax=100)
@@ -126,11 +130,13 @@ def figure_class_attributes(
         count = list(groups).count(name)
         axes.axvline(start - 0.5, color=VERMILLION, linewidth=1.2)
         about = {"rotation": 0 if count > 0.05 * len(groups) else 90, "fontsize": TEXT_SIZE, "parse_math": False}
-        axes.text(start + count / 2 - 0.5, -0.9, f"{name} ({count})", ha="center", va="bottom", **about)
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        axes.annotate(f"{name} ({count})", (start + count / 2 - 0.5, 1), (0, 5), **place, **about)
         start += count
     if 0 < seen.sum() < len(seen):
         axes.axhline(seen.sum() - 0.5, color=VERMILLION, linewidth=1.6, linestyle="--")
-    axes.set_yticks(range(len(rows)), [class_names[row] for row in rows], fontsize=6, parse_math=False)
+    text = {"fontsize": 6 if len(rows) > 12 else TEXT_SIZE, "parse_math": False}
+    axes.set_yticks(range(len(rows)), [class_names[row] for row in rows], **text)
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.set_xlabel("attributes, by group; below the dashed line: unseen classes", fontsize=TITLE_SIZE)

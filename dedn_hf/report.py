@@ -10,21 +10,13 @@ import numpy as np
 from PIL import Image
 
 from dedn_hf.explanation import Comparison, Explanation
+from dedn_hf.names import spoken
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BARS = 8  # attributes, or groups, before the rest is summed up
 PICTURE_SIZE = 400  # pixels of the longer side in figures
-
-
-def spoken(attribute: str) -> str:
-    """An attribute's name for people.
-
-    >>> spoken("has_bill_shape::hooked")
-    'bill shape: hooked'
-    """
-    return attribute.removeprefix("has_").replace("::", ": ").replace("_", " ")
 
 
 def signed(number: float) -> str:
@@ -35,16 +27,27 @@ def signed(number: float) -> str:
 
 def question(explanation: Explanation, comparison: Comparison) -> str:
     """'Why one, and not the other?'"""
-    names = explanation.table.class_names
-    other = "" if comparison.other is None else f", and not {names[comparison.other]}"
-    return f"Why {names[comparison.one]}{other}?"
+    titles = explanation.class_titles
+    other = "" if comparison.other is None else f", and not {titles[comparison.other]}"
+    return f"Why {titles[comparison.one]}{other}?"
 
 
 def sides(explanation: Explanation, comparison: Comparison) -> str:
     """What the colours of the bars mean."""
-    names = explanation.table.class_names
-    other = "against it" if comparison.other is None else f"for {names[comparison.other]}"
-    return f"Blue speaks for {names[comparison.one]}, orange {other}"
+    titles = explanation.class_titles
+    other = "against it" if comparison.other is None else f"for {titles[comparison.other]}"
+    return f"Blue speaks for {titles[comparison.one]}, orange {other}"
+
+
+def odds(explanation: Explanation, comparison: Comparison) -> str:
+    """What the difference of two logits means for the shares of their classes; '' for a model of one class."""
+    if comparison.other is None:
+        return ""
+    pair = [explanation.class_titles[k] for k in (comparison.one, comparison.other)]
+    larger, smaller = pair if comparison.difference >= 0 else pair[::-1]
+    size = abs(comparison.difference)
+    times = "more than a million" if size > np.log(1e6) else f"{np.exp(size):,.{0 if size > np.log(100) else 1}f}"
+    return f"the share of {larger} is {times} times that of {smaller}"
 
 
 def named_attribute(explanation: Explanation, attribute: int) -> str:
@@ -53,26 +56,48 @@ def named_attribute(explanation: Explanation, attribute: int) -> str:
     return f"{name} (corrected)" if attribute in explanation.corrected_votes else name
 
 
+def impression(explanation: Explanation, attribute: int) -> str:
+    """'much' or 'little': what the picture seems to have of it; or the value to which the user has corrected it."""
+    name = explanation.table.attribute_names[attribute]
+    if name in explanation.corrections:
+        return f"{explanation.corrections[name]:g}"
+    return "much" if explanation.attribute_scores[attribute] > 0 else "little"
+
+
+def given_corrections(explanation: Explanation) -> str:
+    """'bill color: yellow = 60 (the classes: 0 to 91.2)', one after the other."""
+    given = []
+    for name, value in explanation.corrections.items():
+        values = explanation.table.class_attributes[:, explanation.table.attribute_names.index(name)]
+        given.append(f"{spoken(name)} = {value:g} (the classes: {values.min():.3g} to {values.max():.3g})")
+    return ", ".join(given)
+
+
 class Part(NamedTuple):
-    """Something that adds to the difference of two logits: how much, and how much in each expert alone (E)."""
+    """Something that adds to the difference of two logits: how much, and how much in each expert alone (E).
+
+    Args:
+        attribute: its index, or None for a sum and for the bonus.
+    """
 
     name: str
     value: float
     of_experts: np.ndarray
+    attribute: int | None = None
 
 
 def parts_of(explanation: Explanation, comparison: Comparison) -> list[Part]:
     """What adds up to the difference: the strongest attributes, the sum of the others, the bias if there is one."""
     chosen = comparison.strongest(BARS)
     values, of_experts = comparison.contributions, comparison.expert_contributions
-    parts = [Part(named_attribute(explanation, a), float(values[a]), of_experts[:, a]) for a in chosen]
+    parts = [Part(named_attribute(explanation, a), float(values[a]), of_experts[:, a], a) for a in chosen]
     others = np.setdiff1d(np.arange(len(values)), chosen)
     if values[others].any():
         name = f"{len(others)} other attributes"
         parts.append(Part(name, float(values[others].sum()), of_experts[:, others].sum(axis=1)))
     if comparison.bias:
         of_each = np.full(len(explanation.experts), comparison.bias)
-        parts.append(Part("bias (seen or unseen)", comparison.bias, of_each))
+        parts.append(Part("fixed bonus (seen or unseen class)", comparison.bias, of_each))
     return parts
 
 
@@ -99,14 +124,24 @@ def small_picture(explanation: Explanation, longer_side: int = PICTURE_SIZE) -> 
 
 def as_text(explanation: Explanation) -> str:
     """Ranking, what decided, and what the experts think of each other's reasons."""
-    comparison, names = explanation.comparison, explanation.table.class_names
-    lines = [f"{explanation.probabilities[k]:7.1%}  {names[k]}" for k in explanation.ranking[: explanation.top_k]]
+    comparison, titles = explanation.comparison, explanation.class_titles
+    pair = [k for k in (comparison.one, comparison.other) if k is not None]
+    lines = [f"{explanation.probabilities[k]:7.1%}  {titles[k]}" for k in explanation.ranking[: explanation.top_k]]
     if explanation.corrections:
-        lines.append(f"Before the correction: {names[explanation.uncorrected.ranking[0]]}")
-    lines += ["", f"{question(explanation, comparison)} The logits differ by {signed(comparison.difference)}:"]
-    for name, value, of_experts in parts_of(explanation, comparison):
+        lines.append(f"Corrected: {given_corrections(explanation)}")
+        lines.append(f"Before the correction: {titles[explanation.uncorrected.ranking[0]]}")
+    meaning = odds(explanation, comparison)
+    lines += [
+        "",
+        question(explanation, comparison),
+        f"The logits differ by {signed(comparison.difference)}{meaning and ': ' + meaning}.",
+        f"In brackets: what the picture seems to have, and the value of {' and of '.join(titles[k] for k in pair)}.",
+    ]
+    for name, value, of_experts, a in parts_of(explanation, comparison):
         alone = ", ".join(f"{e} {signed(v)}" for e, v in zip(explanation.experts, of_experts, strict=True))
-        lines.append(f"{signed(value):>7}  {name} ({alone})")
+        own = [f"{explanation.table.class_attributes[k, a]:.3g}" for k in pair] if a is not None else []
+        seen = f" [{impression(explanation, a)}; {', '.join(own)}]" if own else ""
+        lines.append(f"{signed(value):>7}  {name}{seen} ({alone})")
     groups = strongest_groups(explanation.by_group(comparison.contributions))
     lines += ["", "By group: " + ", ".join(f"{name} {signed(value)}" for name, value in groups)]
     lines += expert_lines(explanation, comparison)
@@ -115,28 +150,50 @@ def as_text(explanation: Explanation) -> str:
 
 def expert_lines(explanation: Explanation, comparison: Comparison) -> list[str]:
     """What each expert would answer alone, and on how much of it they agree."""
-    names, lines = explanation.table.class_names, []
+    lines = []
     for expert, logits, lead in zip(
         explanation.experts, explanation.expert_logits, comparison.expert_differences, strict=True
     ):
         lines.append(
-            f"The {expert} expert alone would answer {names[int(logits.argmax())]}; "
+            f"The {expert} expert alone would answer {explanation.class_titles[int(logits.argmax())]}; "
             f"the two logits would differ by {signed(lead)}."
         )
     if len(lines) > 1:
         disputed = int(comparison.disputed.sum())
+        undisputed = f"{comparison.agreement:.0%}"
+        if disputed and undisputed == "100%":
+            undisputed = "more than 99%"
         verb = "dispute none of them" if not disputed else f"pull in opposite directions in {disputed}"
         lines.append(
             f"Of {len(comparison.contributions)} attributes they {verb}; "
-            f"{comparison.agreement:.0%} of what they say, by size, is undisputed."
+            f"{undisputed} of what they say, by size, is undisputed."
         )
     return lines
+
+
+ABOUT = {
+    "image": "size of the upright original, pixels",
+    "crop": "left, top, right, bottom of what the model saw, pixels of the original; beyond it: a black border",
+    "classes": "the best, best first; score: 0..1, all classes together make 1; seen: there were photos in training",
+    "comparison": "difference, of the logits of class and against == sum of the contributions + bias; contribution: "
+    "what an attribute adds to it, of which experts holds what it would be in each alone; bias: what no image "
+    "changes; class_value, against_value: of the classes, in the scale of the model's table",
+    "experts": "weight in the prediction; class and difference: what each would answer alone",
+    "agreement": "0..1, share by size of what the experts add that lies in attributes which they do not dispute",
+    "traits": "what the image seems to have; strength: logits that it usually puts between two classes; fits: the "
+    "class's value lies on that side of the mean_value of all classes",
+    "heat_maps": "regions: attention times value, rows from the top, which divide the crop evenly; above 0: found",
+    "corrections": "true values that the user gave; classes_before: the best without them",
+    "origin": "names of image and model, version of dedn_hf",
+}
 
 
 def as_dict(explanation: Explanation) -> dict[str, Any]:
     """Everything but the picture, of plain Python types."""
     comparison, table = explanation.comparison, explanation.table
     data = {
+        "about": ABOUT,
+        "origin": dict(explanation.origin),
         "image": {"width": explanation.picture.width, "height": explanation.picture.height},
         "crop": list(explanation.crop),
         "classes": ranked(explanation),
@@ -230,18 +287,21 @@ def as_figure(explanation: Explanation) -> Figure:
     comparison, image = explanation.comparison, small_picture(explanation)
     size = image.shape[1::-1]
     scale = np.divide(size, explanation.picture.size)
-    names, attributes = explanation.table.class_names, explanation.table.attribute_names
+    titles, attributes = explanation.class_titles, explanation.table.attribute_names
     parts, shown = parts_of(explanation, comparison), [attributes[a] for a in explanation.shown]
     groups = strongest_groups(explanation.by_group(comparison.contributions))
+    lines = [f"{question(explanation, comparison)} The logits differ by {signed(comparison.difference)}"]
+    if explanation.corrections:
+        lines.append(f"Corrected: {given_corrections(explanation)}")
+    lines.append(sides(explanation, comparison))
     return figure_comparison(
         image,
         tuple(np.array(explanation.crop) * [*scale, *scale]),
-        [(shortened(names[k], 24), explanation.probabilities[k]) for k in explanation.ranking[: explanation.top_k]],
-        [(shortened(part.name), part.value) for part in parts],
+        [(shortened(titles[k], 24), explanation.probabilities[k]) for k in explanation.ranking[: explanation.top_k]],
+        [(fill(shortened(part.name, 50), 26), part.value) for part in parts],
         {expert: [part.of_experts[e] for part in parts] for e, expert in enumerate(explanation.experts)},
-        [(shortened(name, 24), value) for name, value in groups],
-        [shortened(spoken(name), 28) for name in shown],
+        [(fill(shortened(name, 30), 16), value) for name, value in groups],
+        [fill(shortened(spoken(name), 50), 28) for name in shown],
         {expert: [explanation.heat_map(name, expert, size) for name in shown] for expert in explanation.experts},
-        fill(f"{question(explanation, comparison)} The logits differ by {signed(comparison.difference)}", 110),
-        fill(sides(explanation, comparison), 60),
+        "\n".join(fill(line, 110) for line in lines),
     )

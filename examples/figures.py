@@ -27,9 +27,10 @@ from dedn_hf.inputs import data_options, inputs_from
 from dedn_hf.metrics.scores import seen_unseen_curve
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+from dedn_hf.names import spoken, spoken_class
 from dedn_hf.plots import figure_heat_maps
 from dedn_hf.plots_study import figure_class_attributes, figure_confusion, figure_seen_unseen
-from dedn_hf.report import shortened, spoken
+from dedn_hf.report import shortened
 from dedn_hf.tasks import test_task
 
 
@@ -63,8 +64,8 @@ def draw_heat_maps(model: DEDNForZeroShot, images: datasets.Dataset, count: int)
     titles, attributes, chosen_maps = [], [], []
     for i, (label, true) in enumerate(zip(predicted.tolist(), images["label"], strict=True)):
         shown = telling_attributes(evidence[i].numpy(), model.class_attributes[label].numpy(), count)
-        title = names[true] if label == true else f"{names[true]}, taken for {names[label]}"
-        titles.append(fill(title.replace("_", " "), 24))
+        title, taken = (spoken_class(names[k]) for k in (true, label))
+        titles.append(fill(title if label == true else f"{title}, taken for {taken}", 24))
         attributes.append([fill(shortened(spoken(model.config.attribute_names[a]), 40), 22) for a in shown])
         chosen_maps.append(maps[i, :, shown].numpy())
     seen = [image_seen(model, pixels) for pixels in pixel_values]
@@ -79,7 +80,7 @@ def draw_scores(logits: np.ndarray, labels: np.ndarray, scores: dict, table: Att
     rows = np.searchsorted(classes, labels[of_unseen])
     counts = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(counts, (rows, logits[of_unseen][:, classes].argmax(axis=1)), 1)
-    names = [shortened(table.class_names[k].replace("_", " "), 32) for k in classes]
+    names = [shortened(spoken_class(table.class_names[k]), 32) for k in classes]
     return {
         "seen-unseen": figure_seen_unseen({"the model": (unseen, seen)}, {"the model": (scores["U"], scores["S"])}),
         "confusion": figure_confusion(counts, names, f"Unseen classes among themselves (T1 {scores['T1']:.1%})"),
@@ -100,7 +101,7 @@ def main() -> None:
         figure.savefig(path)
         print(f"Wrote {path}")
 
-    names = [shortened(name.replace("_", " "), 32) for name in table.class_names]
+    names = [shortened(spoken_class(name), 32) for name in table.class_names]
     groups = model.config.attribute_groups
     attributes = table.select_attributes(model.config.attribute_names).class_attributes
     write("class-attributes", figure_class_attributes(attributes, names, groups, table.seen))

@@ -24,10 +24,11 @@ _SEEN_WORDS["unseen"] = False
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """' Did you mean 'a', 'b'?' for an unknown name, or '' when nothing in `known` is near."""
+    """' Did you mean 'a', 'b'?' for an unknown name or a part of a name, or '' when nothing in `known` is near."""
     lowered = {k.lower(): k for k in known}
-    near = [lowered[m] for m in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)]
-    return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
+    near += [k for k in lowered if len(name) > 2 and name.lower() in k and k not in near]
+    return f" Did you mean {', '.join(repr(lowered[k]) for k in near[:3])}?" if near else ""
 
 
 @dataclass(eq=False)

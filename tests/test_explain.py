@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+import dedn_hf
 from dedn_hf import DEDNConfig, DEDNForZeroShot
 from dedn_hf.cli import main
 from dedn_hf.data.shapes import render, shapes_table
 from dedn_hf.explain import explain
 from dedn_hf.explanation import Explanation
 from dedn_hf.placement import crop_box, place_heat
+from dedn_hf.report import odds
+from dedn_hf.saved import load_model
 from tests.tables import small_table
 
 PUBLISHED = {"seen_bias": 1.0, "calibration_bias": 0.3, "coarse_weight": 0.9}
@@ -469,10 +473,68 @@ def test_the_bars_of_the_figure_add_up_even_where_names_read_alike():
     alike = explain(tiny_model(table), picture())
     for name in ("has_wing", "wing"):  # both are spoken "wing"
         alike.table.attribute_names[alike.comparison.strongest(2)[name == "wing"]] = name
-    charts = [axes for axes in alike.figure().get_axes() if "Blue speaks for" in axes.get_title(loc="left")]
+    charts = [axes for axes in alike.figure().get_axes() if axes.get_title(loc="left") == "By attribute"]
     (chart,) = charts
     assert [label.get_text() for label in chart.get_yticklabels()].count("wing") == 2
     assert sum(bar.get_width() for bar in chart.patches) == pytest.approx(alike.comparison.difference)
+
+
+def test_a_page_says_of_every_reason_what_the_picture_seems_to_have_and_what_the_classes_have(explanation):
+    corrected = explanation.correct({"attribute 3": 40})
+    comparison, table = corrected.comparison, corrected.table
+    notes = re.findall(r'<small class="why">([^<]+)</small>', corrected.to_html())
+    assert len(notes) == 8
+    for a, note in zip(comparison.strongest(8), notes, strict=True):
+        seen = "40" if a == 3 else "much" if corrected.attribute_scores[a] > 0 else "little"
+        one, other = (
+            f"{table.class_names[k]} {table.class_attributes[k, a]:.3g}" for k in (comparison.one, comparison.other)
+        )
+        assert note == f"picture: {seen} · {one} · {other}"
+
+
+def test_a_difference_of_logits_is_told_as_a_ratio_of_shares(explanation):
+    comparison = explanation.compare("class 4", "class 2")
+    ratio = explanation.probabilities[4] / explanation.probabilities[2]
+    larger, smaller = ("class 4", "class 2") if ratio >= 1 else ("class 2", "class 4")
+    text = odds(explanation, comparison)
+    assert text.startswith(f"the share of {larger} is ") and text.endswith(f" times that of {smaller}")
+    assert float(text.split(" is ")[1].split()[0]) == pytest.approx(max(ratio, 1 / ratio), rel=0.05)
+
+
+def test_people_read_names_as_they_say_them_and_may_give_them_so(model, saved, capsys):
+    table = small_table()
+    table.class_names = ["001.Black_footed_Albatross", "017.Cardinal", "grizzly+bear", *table.class_names[3:]]
+    table.attribute_names = ["has_bill_shape::hooked", "has_Wing", "wing", *table.attribute_names[3:]]
+    explanation = explain(tiny_model(table), picture(), corrections={"Bill shape: hooked": 3}, against="cardinal")
+    assert explanation.class_titles[:3] == ["Black footed Albatross", "Cardinal", "grizzly bear"]
+    assert explanation.comparison.other == 1 and dict(explanation.corrections) == {"has_bill_shape::hooked": 3}
+    assert "not Cardinal?" in explanation.to_text() and "017." not in explanation.to_html()
+    assert explanation.to_dict()["comparison"]["against"] == "017.Cardinal"
+    with pytest.raises(ValueError, match="no attribute 'WING'"):  # two are said so
+        explanation.correct({"WING": 3})
+    with pytest.raises(ValueError, match="no attribute 'hooked'. Did you mean 'has_bill_shape::hooked'"):
+        explanation.correct({"hooked": 3})
+    explanation.table.class_names[1] = "002.Black_footed_Albatross"
+    assert replace(explanation).class_titles == explanation.table.class_names  # else two would be alike
+
+
+def test_a_picture_is_never_much_higher_than_a_screen(model):
+    html = explain(model, picture(4, 400)).to_html()
+    assert re.search(r'class="photo" style="width:min\(100%, 0\.28rem\)"', html)
+
+
+def test_a_grey_picture_of_16_bits_is_the_same_as_of_8(model):
+    grey = picture().convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    assert explain(model, deep).logits == pytest.approx(explain(model, grey).logits)
+
+
+def test_the_numbers_say_what_they_mean_and_what_they_were_made_with(saved):
+    explanation = explain(load_model(str(saved / "model")), saved / "bird.png", corrections={"attribute 3": 40})
+    data = explanation.to_dict()
+    assert set(data) - {"about", "classes_before"} == set(data["about"])
+    assert data["origin"] == {"model": "model", "dedn_hf": dedn_hf.__version__, "image": "bird.png"}
+    assert "image bird.png, model model" in explanation.to_html()
 
 
 # The command, and what goes wrong ------------------------------------------------------------------------------------
@@ -505,13 +567,19 @@ def test_the_command_prints_or_writes_what_python_gives(saved, explanation, caps
     [
         (["--class", "clas 1"], "no class 'clas 1'. Did you mean 'class 1'"),
         (["--against", "clas 1"], "no class 'clas 1'. Did you mean 'class 1'"),
-        (["--class", "class 1", "--against", "class 1"], "compared with itself"),
+        (["--class", "class 1", "--against", "Class_1"], "'class 1' and 'Class_1' are one class; name two"),
+        (["--class", "xyzzy"], "no class 'xyzzy'. It has 6, the first are 'class 0', 'class 1', 'class 2'"),
         (["--attribute", "atribute 1"], "no attribute 'atribute 1'. Did you mean 'attribute 1'"),
         (["--set", "atribute 1=3"], "no attribute 'atribute 1'. Did you mean 'attribute 1'"),
         (["--set", "attribute 1"], "is not NAME=VALUE"),
+        (["--set", "=80"], "is not NAME=VALUE"),
+        (["--set", "80"], "is not NAME=VALUE"),
+        (["--set", "attribute 1=8", "--set", "attribute 1=9"], "corrects an attribute twice"),
         (["--set", "attribute 1=nan"], "give a number, in the table's scale"),
         (["--top-k", "0"], "must be 1 or more"),
-        (["--out", "why.pdf"], "give one of .png, .svg, .json, .html"),
+        (["--out", "why.pdf"], "ends in '.pdf'; give one of .png, .svg, .json, .html"),
+        (["--out", "why"], "has no suffix; give one of"),
+        (["--out", "nowhere/why.html"], "There is no folder nowhere; make it"),
     ],
 )
 def test_errors_say_what_to_do(saved, capsys, options, message):
@@ -525,6 +593,15 @@ def test_a_broken_image_is_refused(saved, capsys):
     assert "does not decode" in capsys.readouterr().err
     assert main(["explain", str(saved / "model"), str(saved / "missing.png")]) == 2
     assert "neither a file" in capsys.readouterr().err
+    assert main(["explain", str(saved / "model"), str(saved)]) == 2
+    assert "is a folder. Give one image" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_to_write_to_and_nothing_is_left_of_an_attempt(explanation, tmp_path):
+    (tmp_path / "why.html").mkdir()
+    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+        explanation.save(tmp_path / "why.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["why.html"]
 
 
 def test_a_model_in_training_or_without_a_backbone_is_not_explained():

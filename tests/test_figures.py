@@ -46,6 +46,18 @@ def test_two_models_curves_differ_in_more_than_colour():
     assert len({line.get_linestyle() for line in axes.lines}) == len({line.get_color() for line in axes.lines}) == 2
 
 
+def test_long_names_of_models_make_the_figure_higher_and_its_curves_no_smaller():
+    def drawn(name):
+        figure = figure_seen_unseen({f"{name}{i}": ([0, 0.5], [1, 0]) for i in range(3)})
+        figure.draw_without_rendering()
+        axes, (width, _) = figure.axes[0], figure.canvas.get_width_height()
+        legend = axes.get_legend().get_window_extent()
+        assert legend.x1 <= width and legend.y0 >= 0, (legend, width)
+        return axes.get_window_extent().width
+
+    assert drawn("a model with a very long name that says everything " * 2) > 0.9 * drawn("ours ")
+
+
 @pytest.mark.parametrize(("curves", "points"), [({}, {}), ({"one": ([0, 1], [1, 0])}, {"other": (0.5, 0.5)})])
 def test_a_point_needs_its_curve(curves, points):
     with pytest.raises(ValueError, match="points of these only"):
@@ -96,6 +108,14 @@ def test_attributes_stand_by_group_and_unseen_classes_below_the_others():
     assert [text.get_text() for text in axes.texts] == ["wing (2)", "head (2)"]
     assert [line.get_xdata()[0] for line in axes.lines[:2]] == [-0.5, 1.5]
     assert axes.lines[2].get_ydata()[0] == 1.5  # the border between seen and unseen
+
+
+def test_the_names_of_groups_stand_right_above_the_table_however_high_its_rows():
+    figure = figure_class_attributes(np.eye(2), ["a", "b"], ["wing", "head"], [False, True])
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    top = axes.get_window_extent().y1
+    assert all(0 < text.get_window_extent().y0 - top < 20 for text in axes.texts)
 
 
 def test_a_table_that_does_not_fit_is_refused():

@@ -108,10 +108,11 @@ def explained():
 
 def test_the_first_row_of_heat_maps_is_the_coarse_expert_and_the_second_the_fine_one():
     figure = explained()
-    panels = [axes for axes in figure.get_axes() if len(axes.images) == 2]
+    panels = [axes for axes in figure.get_axes() if axes.images][1:]
     assert [axes.get_title() for axes in panels] == ["red", "long", "dark", "", "", ""]
     assert [axes.get_ylabel() for axes in panels] == ["coarse expert", "", "", "fine expert", "", ""]
-    peaks = [np.unravel_index(axes.images[1].get_array().argmax(), (16, 16)) for axes in panels]
+    colours = [np.ptp(axes.images[0].get_array(), axis=-1) for axes in panels]  # the image is white
+    peaks = [np.unravel_index(colour.argmax(), (16, 16)) for colour in colours]
     assert all(row < 8 and column < 8 for row, column in peaks[:3])
     assert all(row >= 8 and column >= 8 for row, column in peaks[3:])
 
@@ -119,7 +120,16 @@ def test_the_first_row_of_heat_maps_is_the_coarse_expert_and_the_second_the_fine
 def test_bars_are_as_long_as_the_scores():
     (bars,) = [axes for axes in explained().get_axes() if axes.patches]
     assert [bar.get_width() for bar in bars.patches] == [0.7, 0.2]
-    assert [text.get_text() for text in bars.texts] == ["wren", "70%", "robin", "20%"]
+    assert [text.get_text() for text in bars.texts] == ["wren", "70.0%", "robin", "20.0%"]
+
+
+def test_a_long_class_name_takes_no_room_from_the_image():
+    def width_of_the_image(name):
+        figure = figure_explaining(np.ones((16, 16, 3)), [name], [0.7], ["red"], np.ones((2, 1, 4, 4)))
+        figure.draw_without_rendering()
+        return figure.get_axes()[0].get_window_extent().width
+
+    assert width_of_the_image("W" * 200) == pytest.approx(width_of_the_image("wren"))
 
 
 def test_region_maps_that_do_not_fit_the_names_are_refused():
@@ -129,12 +139,20 @@ def test_region_maps_that_do_not_fit_the_names_are_refused():
 
 def test_heat_is_orange_where_it_is_and_the_rest_is_grey():
     image = np.full((2, 2, 3), (1.0, 0.0, 0.0))
-    heat = np.array([[0.0, 1.0], [0.0, 0.5]])
+    heat = np.array([[0.0, 0.4], [0.0, 0.2]])
     painted = paint_heat(image, heat)
     assert np.ptp(painted[:, 0], axis=-1).max() == 0  # no heat: no colour
     red, green, blue = painted[0, 1]
     assert red > green > blue and np.ptp(painted[0, 1]) > np.ptp(painted[1, 1]) > 0
     assert painted.min() >= 0 and painted.max() <= 1
+
+
+def test_a_dark_line_where_heat_falls_to_one_half_is_seen_without_colour():
+    heat = np.linspace(1, 0, 20) * np.ones((20, 1))
+    grey = paint_heat(np.ones((20, 20, 3)), heat).mean(axis=-1)
+    (columns,) = np.nonzero(grey[5] < 0.25)
+    assert columns.tolist() == [9] and heat[5, 9] >= 0.5 > heat[5, 10]
+    assert (grey[5, [0, 19]] > 0.3).all()  # nothing else is as dark, though the heat reaches the border
 
 
 def compared():
@@ -150,12 +168,11 @@ def compared():
         ["red", "long"],
         heats,
         "Why wren, and not robin?",
-        "Blue speaks for wren, orange for robin",
     )
 
 
 def test_contributions_go_right_for_the_class_and_left_against_it_with_a_mark_for_each_expert():
-    (chart,) = [axes for axes in compared().get_axes() if axes.get_title(loc="left").startswith("Blue")]
+    (chart,) = [axes for axes in compared().get_axes() if axes.get_title(loc="left") == "By attribute"]
     assert [label.get_text() for label in chart.get_yticklabels()] == ["red", "long"]
     assert [bar.get_width() for bar in chart.patches] == [2.0, -1.0]
     assert chart.patches[0].get_facecolor() != chart.patches[1].get_facecolor()
@@ -204,6 +221,19 @@ def test_every_phase_has_a_row_and_the_chosen_epoch_a_line():
         assert curves(axes)["chosen"][0] == [4, 4]
     assert all("chosen" not in curves(axes) for axes in figure.axes[2:])
     assert [axes.get_xlim() for axes in figure.axes[1::2]] == [(0.5, 4.5), (0.5, 2.5)]
+
+
+def test_one_epoch_has_one_tick_and_no_fractions():
+    figure = figure_training({"choosing": [{**SELECTION[1], "epoch": 1}]})
+    figure.draw_without_rendering()
+    shown = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert all("." not in text for text in shown), shown
+
+
+def test_many_curves_are_all_told_apart():
+    figure = figure_sensitivity([0, 1], {f"curve {i}": [0.1, 0.2] for i in range(12)})
+    styles = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_marker() in "os^Dv"}
+    assert len(styles) == 12
 
 
 def test_accuracies_differ_in_more_than_colour():

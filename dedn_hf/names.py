@@ -1,0 +1,48 @@
+"""Names of classes and attributes as people say them, and found again by what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from dedn_hf.modeling.attribute_table import near_names
+
+
+def spoken(attribute: str) -> str:
+    """An attribute's name for people.
+
+    >>> spoken("has_bill_shape::hooked")
+    'bill shape: hooked'
+    """
+    return attribute.removeprefix("has_").replace("::", ": ").replace("_", " ")
+
+
+def spoken_class(name: str) -> str:
+    """A class's name for people: without the number before it that CUB has, with spaces.
+
+    >>> spoken_class("001.Black_footed_Albatross")
+    'Black footed Albatross'
+    """
+    return re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").replace("+", " ")
+
+
+def find_name(name: str, known: Sequence[str], as_spoken: Callable[[str], str], kind: str) -> int:
+    """The place of a name, given as it is or, where only one is meant, as people say it: small or large letters.
+
+    Args:
+        as_spoken: `spoken` or `spoken_class`. kind: what it names, for the error.
+
+    Raises:
+        ValueError: unknown, with near names.
+    """
+    if name in known:
+        return known.index(name)
+
+    def plain(text: str) -> str:
+        return as_spoken(str(text)).casefold()
+
+    meant = [place for place, other in enumerate(known) if plain(other) == plain(name)]
+    if len(meant) == 1:
+        return meant[0]
+    near = near_names(str(name), known) or f" It has {len(known)}, the first are {', '.join(map(repr, known[:3]))}."
+    raise ValueError(f"The model has no {kind} {name!r}.{near}")
