@@ -169,7 +169,7 @@ def latex_table(rows: Mapping[str, dict], reference: str, caption: str) -> str:
     for variant, row in rows.items():
         cells = [spread(row["mean"][name], row["std"][name]).replace("±", r"$\pm$") for name in SCORES]
         found = [row.get("differences", {}).get(name, {}).get("p") for name in COMPARED]
-        cells += [r"\textendash" if p is None else p_text(p) for p in found]
+        cells += [r"\textendash" if p is None else p_text(p).replace("<", "$<$") for p in found]
         lines.append(" & ".join([escape(variant), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
@@ -196,11 +196,9 @@ def p_text(p: float) -> str:
 
 def escape(text: str) -> str:
     """For LaTeX."""
-    for plain, code in (("\\", r"\textbackslash "), ("δ", r"$\delta$"), ("λ", r"$\lambda$"), ("×", r"$\times$")):
-        text = text.replace(plain, code)
-    for character in "&%#_":
-        text = text.replace(character, "\\" + character)
-    return text
+    codes = {"\\": r"\textbackslash ", "δ": r"$\delta$", "λ": r"$\lambda$", "×": r"$\times$", "±": r"$\pm$"}
+    codes |= {character: f"\\{character}" for character in "&%#_"}
+    return "".join(codes.get(character, character) for character in text)
 
 
 def _number(value: ArrayLike | None) -> float | None:

@@ -21,6 +21,16 @@ from dedn_hf.settings import TrainingSettings
 
 SCORES = ("T1", "U", "S", "H", "AUSUC")
 SECTIONS = ("data", "model", "training")
+NEEDED = {  # of a record, to run it again and to have something to compare with
+    "experiment.data.name": str,
+    "experiment.model.backbone": str,
+    "experiment.training": dict,
+    "results.H": float,
+    "history": list,
+    "hardware.device": str,
+    "versions": dict,
+}
+USED = {"hardware.threads": int, "data.fingerprint": dict, "model.weights": str, "model.backbone_start": str}
 HARDWARE = ("machine", "cpu", "threads", "gpu", "device", "processes")  # what rounding can depend on
 TOLERANCE = 0.02
 
@@ -137,6 +147,8 @@ def reproduce(
     again = json.loads(json.dumps(again))
     found.scores = {name: (record["results"].get(name), again["results"].get(name)) for name in SCORES}
     found.different = different_numbers(record, again)
+    if part_of(record, "model.weights") is None:
+        found.unknown.append("whether the trained weights are the same (the record does not have their hash)")
     return found
 
 
@@ -150,14 +162,23 @@ def read_record(run_file: str | Path) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is no JSON: {error}") from None
-    described = record.get("experiment") if isinstance(record, dict) else None
-    missing = [section for section in SECTIONS if section not in (described or {})]
-    missing += [key for key in ("results", "history", "hardware", "versions") if key not in record]
+    missing = [name for name, kind in NEEDED.items() if not isinstance(part_of(record, name), kind)]
+    missing += ["history"] if part_of(record, "history") == [] else []
     if missing:
         raise ValueError(
             f"{path} does not say how to run it again: it has no {', '.join(missing)}. Runs of examples/train.py "
             "record it; one from before that, or of another script, has to be repeated by hand."
         )
+    damaged = [name for name, kind in USED.items() if not isinstance(part_of(record, name), (kind, type(None)))]
+    if damaged:
+        raise ValueError(f"{path} is damaged: what it says of {', '.join(damaged)} cannot be.")
+    return record
+
+
+def part_of(record: object, name: str) -> object:
+    """'hardware.device' of nested mappings; None where there is none."""
+    for key in name.split("."):
+        record = record.get(key) if isinstance(record, dict) else None
     return record
 
 

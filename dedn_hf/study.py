@@ -14,10 +14,9 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +34,7 @@ from dedn_hf.record import data_fingerprint
 from dedn_hf.saved import load_model
 from dedn_hf.settings import TrainingSettings, read_preset
 from dedn_hf.tasks import test_task
+from dedn_hf.workers import worker_pool
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,18 @@ OF_FEATURES = {
     "training": ("feature_precision", "augmentation", "crop_scale", "jitter"),
 }
 DEFAULTS = {"image_size": None, "pretrained": True, "groups": "given", "num_groups": None, "backbone_kwargs": None}
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses the same key twice, of which YAML would silently keep the last: a variant would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """As the base class; raises ValueError for a key that comes twice."""
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is there twice.")
+        return super().construct_mapping(node, deep)
 
 
 @dataclass
@@ -95,7 +107,7 @@ class Study:
         if not Path(path).is_file():
             raise FileNotFoundError(f"No study {path}. Those of this project are in examples/configs/study/.")
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.load(Path(path).read_text(encoding="utf-8"), UniqueKeys)
             return cls(**content)
         except (yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
@@ -249,7 +261,12 @@ def execute(plan: Plan, jobs: int = 1) -> dict[Path, str]:
 
     Returns:
         Folder -> error of the trainings that failed; the others are finished.
+
+    Raises:
+        ValueError: fewer jobs than 1.
     """
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}; it must be 1 or more.")
     waiting = [training for training in plan.trainings if not training.done()]
     done = len(plan.trainings) - len(waiting)
     print(f"{len(plan.trainings)} trainings, {done} of them done before.")
@@ -284,7 +301,7 @@ def attempt(
         return
     prepare_features(trainings)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # read by new processes
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    with worker_pool(jobs) as pool:
         futures: list[Future] = [pool.submit(train_and_predict, training, wait) for training in trainings]
         try:
             for future in as_completed(futures):

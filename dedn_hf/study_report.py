@@ -21,6 +21,7 @@ def write_report(study: Study, plan: Plan, output: Path, name: str) -> Path:
     Returns:
         The Markdown file.
     """
+    (output / name).parent.mkdir(parents=True, exist_ok=True)
     predictions = {
         variant: {seed: read_predictions(file) for seed, file in files.items()}
         for variant, files in plan.predictions.items()
@@ -39,7 +40,11 @@ def write_report(study: Study, plan: Plan, output: Path, name: str) -> Path:
         f"correction for the number of variants. {what_seeds_can_show(len(seeds))}\n",
         encoding="utf-8",
     )
-    (output / f"{name}.tex").write_text(latex_table(rows, study.reference, study.title), encoding="utf-8")
+    caption = (
+        f"{study.title}. Percent, mean ± standard deviation over {len(seeds)} seeds; $p$: paired t-test over the "
+        f"seeds against {study.reference}, uncorrected."
+    )
+    (output / f"{name}.tex").write_text(latex_table(rows, study.reference, caption), encoding="utf-8")
     if study.axis is not None:
         draw_axis(study, rows).savefig(output / f"{name}.png")
     return output / f"{name}.md"

@@ -170,17 +170,57 @@ def test_an_old_record_is_compared_and_what_cannot_be_checked_is_said(record, da
     output = capsys.readouterr().out
     assert "Not checked: whether the data are the same" in output
     assert "Not checked: whether the backbone's first weights are the same" in output
+    assert "Not checked: whether the trained weights are the same" in output
 
 
 def test_a_record_that_does_not_say_how_to_run_it_is_refused(record, tmp_path, capsys):
     record["experiment"] = {"data": {"name": "folder"}}
     assert reproduced(record, tmp_path) == 2
-    assert "it has no model, training. Runs of examples/train.py record it" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "it has no experiment.model.backbone, experiment.training. Runs of examples/train.py record it" in message
     assert main(["reproduce", str(tmp_path / "absent")]) == 2
     assert "Give the run.json of a finished run" in capsys.readouterr().err
     (tmp_path / "broken.json").write_text("{")
     assert main(["reproduce", str(tmp_path / "broken.json")]) == 2
     assert "is no JSON" in capsys.readouterr().err
+
+
+def changed(record: dict, name: str, value: object) -> dict:
+    """A copy with another value for 'section.key'."""
+    record = copy.deepcopy(record)
+    *sections, key = name.split(".")
+    part = record
+    for section in sections:
+        part = part[section]
+    part[key] = value
+    return record
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("experiment", "x"),
+        ("experiment.data", []),
+        ("experiment.data.name", None),
+        ("experiment.model.backbone", None),
+        ("results", None),
+        ("results", {}),
+        ("history", None),
+        ("history", []),
+        ("hardware", None),
+        ("hardware.threads", "two"),
+        ("data.fingerprint", "abc"),
+    ],
+)
+def test_a_record_with_damage_is_refused_and_never_matches_for_want_of_numbers(record, name, value, tmp_path, capsys):
+    assert reproduced(changed(record, name, value), tmp_path) == 2
+    assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, 3, "text"])
+def test_json_that_is_no_record_is_refused(content, tmp_path, capsys):
+    assert reproduced(content, tmp_path) == 2
+    assert "it has no experiment.data.name" in capsys.readouterr().err
 
 
 def test_what_has_to_be_given_is_asked_for(record, data_dir, tmp_path, no_training, capsys):

@@ -218,6 +218,7 @@ def test_what_a_killed_command_was_training_is_trained(config, tmp_path, trained
         ("title: x\nreference: a\naxis: weight\nvariants: {a: {}}", "could not convert string to float: 'a'"),
         ("variants: [", "is no study"),
         ("a list", "is no study"),
+        ("title: x\nreference: a\nvariants: {a: {}, b: {}, b: {model: {margin: 0}}}", "'b' is there twice"),
     ],
 )
 def test_a_study_that_cannot_be_read_is_refused(tmp_path, content, expected):
@@ -241,6 +242,11 @@ def test_a_variant_with_a_mistake_is_refused_before_anything_is_trained(config, 
         make_plan(Study("x", "a", {"a": {}, "b": changes}), config, [], [0], tmp_path)
 
 
+def test_fewer_jobs_than_one_are_refused(config, tmp_path):
+    with pytest.raises(ValueError, match="--jobs is 0; it must be 1 or more"):
+        execute(make_plan(PARTS, config, [], [0], tmp_path, cpu=True), jobs=0)
+
+
 def test_an_unknown_variant_is_answered_with_near_ones():
     assert list(PARTS.select(["coarse only"]).variants) == ["full", "coarse only"]
     with pytest.raises(ValueError, match="No variant 'coarse' of 'Parts'.*coarse only"):
@@ -261,7 +267,7 @@ def test_two_processes_give_what_one_gives_and_the_example_writes_its_tables(con
         assert "| coarse only |" in done.stdout
     one, two = (json.loads((tmp_path / jobs / "parts.json").read_text())["variants"] for jobs in "12")
     assert one == two
-    assert (tmp_path / "1" / "parts.tex").read_text().count(r"$\pm$") == 10
+    assert (tmp_path / "1" / "parts.tex").read_text().count(r"$\pm$") == 11  # 2 variants x 5 scores, the caption
 
 
 # Comparisons ------------------------------------------------------------------------------------------------------
@@ -351,17 +357,22 @@ def test_tables_hold_every_variant_and_mark_what_holds_after_correction():
     latex = latex_table(rows, "full", "50 % of it")
     assert r"$\lambda$\_e \& 5 \% & 50.0 $\pm$ 2.1" in latex and r"\caption{50 \% of it}" in latex
     assert r"0.004 & 0.03 & \textendash \\" in latex
+    rows["λ_e & 5 %"]["differences"]["T1"] = {**sure, "p": 0.0001}
+    assert r"$<$0.001 & 0.03" in latex_table(rows, "full", "x")  # a bare < is another sign in LaTeX's first fonts
 
 
 def test_a_report_is_written_from_what_was_trained(config, tmp_path):
     along = replace(WEIGHTS, axis="w_e")
     plan = make_plan(along, config, [], [0, 1], tmp_path / "out", cpu=True)
     execute(plan)
+    assert write_report(along, plan, tmp_path / "out", "of/weights").exists()
     report = write_report(along, plan, tmp_path / "out", "weights")
     text, content = report.read_text(), json.loads((tmp_path / "out" / "weights.json").read_text())
     assert "| 0.5 |" in text and "2 trainings" in text and "seeds 0, 1" in text and "test_resnet at 64 pixels" in text
     assert content["variants"]["0.0"]["scores"]["T1"] == [  # the preset of the first variant is the one trained
         json.loads((t.folder / "run.json").read_text())["results"]["T1"] for t in plan.trainings
     ]
-    assert (tmp_path / "out" / "weights.tex").read_text().startswith("\\begin{table}")
+    latex = (tmp_path / "out" / "weights.tex").read_text()
+    assert latex.startswith("\\begin{table}") and "paired t-test over the seeds against 0.5" in latex
+    assert r"mean $\pm$ standard deviation over 2 seeds; $p$:" in latex
     assert Image.open(tmp_path / "out" / "weights.png").width > 300

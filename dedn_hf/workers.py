@@ -1,0 +1,24 @@
+"""Worker processes that do not outlive the command that started them, even where it was killed."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+from threading import Thread
+
+
+def worker_pool(count: int) -> ProcessPoolExecutor:
+    """`count` fresh processes that exit when their parent is gone.
+
+    Else the workers of a killed command would go on with their tasks, and then wait for others for ever.
+    """
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=end_with_parent)
+
+
+def end_with_parent() -> None:
+    """Watch the parent from a thread of its own."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
