@@ -9,6 +9,7 @@ seen an image, saves it, loads it again, and lets it recognise a creature that i
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import datasets
@@ -63,7 +64,7 @@ def train(arguments: argparse.Namespace) -> dict:
 def remove_earlier_quickstart(folder: Path) -> None:
     """Make room; a folder that holds another kind of run stays, and `run` will refuse it."""
     if (folder / RUN_FILE).exists():
-        experiment = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["experiment"] or {}
+        experiment = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("experiment") or {}
         if experiment.get("example") == "quickstart":
             shutil.rmtree(folder)
 
@@ -146,4 +147,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"quickstart.py: {error}")

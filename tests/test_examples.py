@@ -92,6 +92,13 @@ def test_quickstart_replaces_its_own_earlier_run_and_no_other(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "other"]
 
 
+def test_quickstart_says_in_one_line_that_a_folder_holds_another_run(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    refused = python(EXAMPLES / "quickstart.py", "--output-dir", tmp_path, home=tmp_path)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr and f"quickstart.py: {tmp_path} holds a finished run." in refused.stderr
+
+
 def test_evaluating_a_saved_model_gives_the_results_of_its_run(quickstart, evaluated):
     results = json.loads((quickstart[0] / "run.json").read_text())["results"]
     assert evaluated["results"] == {key: results[key] for key in evaluated["results"]}
