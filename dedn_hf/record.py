@@ -19,7 +19,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from dedn_hf import __version__
+import dedn_hf
+from dedn_hf import __version__, modeling
 from dedn_hf.features import weights_hash
 from dedn_hf.modeling.attribute_table import ROLES, AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -44,11 +45,12 @@ class Stopwatch:
 
 
 def surroundings(accelerator: Accelerator) -> dict:
-    """Versions, revision of the code and hardware."""
+    """Versions, the code's hash and revision, hardware."""
     packages = ("torch", "timm", "transformers", "accelerate", "datasets", "numpy")
     return {
         "versions": {"dedn_hf": __version__, "python": platform.python_version(), **{p: version(p) for p in packages}},
         "revision": git_revision(),
+        "code": code_hash(),
         "hardware": {
             "machine": platform.machine(),
             "cpu": cpu_name(),
@@ -82,6 +84,19 @@ def git_revision() -> str | None:
         return git("rev-parse", "HEAD") + "+changes" * bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def code_hash() -> str:
+    """The first 16 hexadecimal digits of a SHA-256 of this package's source, in a clone or installed."""
+    digest = hashlib.sha256()
+    for package in (dedn_hf, modeling):
+        root = Path(package.__file__).parent
+        files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
+        for name in sorted(name for name in files if package is modeling or not name.startswith("modeling/")):
+            content = files[name].read_bytes()
+            digest.update(f"{package.__name__}/{name}\0{len(content)}\0".encode())
+            digest.update(content)
+    return digest.hexdigest()[:16]
 
 
 def count_images(splits: datasets.DatasetDict) -> dict[str, int]:

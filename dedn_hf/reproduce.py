@@ -238,8 +238,15 @@ def differing_surroundings(record: dict, now: dict) -> dict[str, tuple]:
     """Versions, code and hardware that are not as recorded, name -> (then, now)."""
     then = {**record["versions"], **{key: record["hardware"].get(key) for key in HARDWARE}}
     here = {**now["versions"], **{key: now["hardware"].get(key) for key in HARDWARE}}
-    then["code revision"], here["code revision"] = record.get("revision"), now["revision"]
-    return {key: (then.get(key), here.get(key)) for key in [*then, *here] if then.get(key) != here.get(key)}
+    differing = {key: (then.get(key), here.get(key)) for key in [*then, *here] if then.get(key) != here.get(key)}
+    if record.get("code") != now["code"]:  # a revision may be unknown, or have changes
+        differing["code of dedn_hf"] = (code_of(record), code_of(now))
+    return differing
+
+
+def code_of(record: dict) -> str:
+    """'1a2b (revision 3c4d)', of its source."""
+    return f"{record.get('code') or 'unknown'} (revision {record.get('revision') or 'unknown'})"
 
 
 def different_numbers(record: dict, again: dict) -> list[str]:

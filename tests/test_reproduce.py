@@ -11,10 +11,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
+import dedn_hf.modeling
 from dedn_hf.cli import main
 from dedn_hf.data import load
 from dedn_hf.experiment import Experiment, compute_deterministically, new_model, run
-from dedn_hf.record import data_fingerprint
+from dedn_hf.record import code_hash, data_fingerprint
 from dedn_hf.settings import TrainingSettings
 from tests.fake_data import jpeg, write_csv, write_folder
 
@@ -145,6 +146,41 @@ def test_other_versions_are_named_and_the_scores_compared_within_the_tolerance(
     assert "MATCHES within the tolerance" in output and "0.0150, 0.02 are allowed" in output
     assert reproduced(record, tmp_path, "--data-dir", data_dir, "--tolerance", 0.01) == 1
     assert "\nDIFFERS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", [None, "0123456789abcdef"])
+def test_numbers_of_other_or_unknown_code_need_not_be_the_same_bits(
+    record, data_dir, tmp_path, answering, capsys, code
+):
+    record["code"], record["revision"] = code, None
+    record["history"][0]["loss"] += 1e-12
+    assert reproduced(record, tmp_path, "--data-dir", data_dir) == 0
+    output = capsys.readouterr().out
+    assert f"Differs: code of dedn_hf was {code or 'unknown'} (revision unknown), is " in output
+    assert "MATCHES within the tolerance" in output
+
+
+def test_the_same_code_in_another_revision_has_to_give_the_same_bits(record, data_dir, tmp_path, answering, capsys):
+    record["revision"] = "0" * 40
+    record["history"][0]["loss"] += 1e-12
+    assert reproduced(record, tmp_path, "--data-dir", data_dir) == 1
+    assert "Differs: code" not in capsys.readouterr().out
+
+
+def test_the_hash_of_the_code_is_that_of_all_its_files_wherever_they_lie(tmp_path, monkeypatch):
+    """In a clone, modeling/ lies beside dedn_hf/; installed, in it."""
+    before = code_hash()
+    for package, folder in ((dedn_hf, tmp_path / "dedn_hf"), (dedn_hf.modeling, tmp_path / "dedn_hf" / "modeling")):
+        shutil.copytree(
+            Path(package.__file__).parent, folder, ignore=shutil.ignore_patterns("__pycache__", "modeling")
+        )
+        monkeypatch.setattr(package, "__file__", str(folder / "__init__.py"))
+    assert code_hash() == before
+    for changed in ("training.py", "data/base.py", "modeling/losses.py"):
+        with open(tmp_path / "dedn_hf" / changed, "a") as file:
+            file.write("\n")
+        before, now = code_hash(), before
+        assert before != now
 
 
 def test_the_second_run_has_as_many_threads_as_the_first(record, data_dir, tmp_path, monkeypatch):
