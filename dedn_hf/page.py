@@ -253,7 +253,7 @@ def every_attribute(explanation: Explanation, comparison: Comparison) -> str:
 
 def origin(explanation: Explanation) -> str:
     """What the page was made with."""
-    given = [f"{key.replace('_hf', '')} {escape(value)}" for key, value in sorted(explanation.origin.items())]
+    given = [f"{key} {escape(value)}" for key, value in sorted(explanation.origin.items())]
     return f'<footer class="hint">Made with {", ".join(given)}.</footer>' if given else ""
 
 
