@@ -267,9 +267,11 @@ def _require_unique(names: list[str], kind: str, places: list[str] | None = None
 def _require_fit_for_csv(names: list[str], kind: str) -> None:
     """Raise ValueError for a name that would not come back from a CSV file as it was."""
     for name in names:
-        if name != name.strip() or "\r" in name or name.encode("utf-8", "replace").decode() != name:
+        lost = any(character in name for character in "\r\0")
+        if lost or name != name.strip() or name.encode("utf-8", "replace").decode() != name:
             raise ValueError(
-                f"The {kind} name {name!r} has spaces around it, a carriage return, or half a character. Clean it."
+                f"The {kind} name {name!r} has spaces around it, a carriage return, a null character, or half a "
+                "character. Clean it."
             )
         if name.lower() == GROUP_ROW:
             raise ValueError(f"A {kind} cannot be called {name!r}, which marks the row of groups. Rename it.")

@@ -293,7 +293,7 @@ def test_groups_that_cannot_be_made_are_refused_with_the_choices():
             group_attributes(small_table(), "co-occurrence", number)
 
 
-@pytest.mark.parametrize("name", [" bird", "bird\t", "bi\rrd", "\ud800", "#group", "#GROUP"])
+@pytest.mark.parametrize("name", [" bird", "bird\t", "bi\rrd", "bi\0rd", "\ud800", "#group", "#GROUP"])
 @pytest.mark.parametrize("kind", ["class_names", "attribute_names", "attribute_groups"])
 def test_names_that_a_csv_would_change_are_refused(kind, name):
     names = {"class_names": ["a"], "attribute_names": ["b"], "attribute_groups": ["c"], kind: [name]}
