@@ -44,8 +44,8 @@ class Batches(Sampler[Drawn]):
             raise ValueError(f"Unknown sampling {sampling!r}; use class_balanced or uniform.")
         if not world_size <= batch_size <= len(self.labels):
             raise ValueError(
-                f"batch_size is {batch_size}; with {world_size} processes and {len(self.labels)} training images, "
-                f"use {world_size} to {len(self.labels)}."
+                f"batch_size is {batch_size}, but it must be {world_size} to {len(self.labels)}: from an image for "
+                f"each process to all training images. In commands: --set training.batch_size={len(self.labels)}"
             )
         self.batch_size, self.sampling, self.seed = batch_size, sampling, seed
         self.rank, self.world_size, self.epoch, self.skip = rank, world_size, 0, 0

@@ -1,6 +1,7 @@
 """Any timm model as a B x C x H x W feature extractor."""
 
 import difflib
+import os
 from collections.abc import Sequence
 
 import timm
@@ -16,7 +17,7 @@ def create_body(name: str, feature_source: str = "stage", pretrained: bool | str
         pretrained: True downloads timm's weights; a path reads a weights file (safetensors).
 
     Raises:
-        ValueError: timm knows no such model, or the file does not fit it.
+        ValueError: timm knows no such model, or the file does not fit it. OSError: the weights cannot be had.
     """
     if not timm.is_model(name.split("/")[-1].split(".")[0]) and ":" not in name:
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
@@ -24,10 +25,19 @@ def create_body(name: str, feature_source: str = "stage", pretrained: bool | str
         raise ValueError(f"timm {timm.__version__} has no model {name!r}.{hint}")
     kwargs = dict(kwargs, pretrained=bool(pretrained))
     if isinstance(pretrained, (str, bytes)) or hasattr(pretrained, "__fspath__"):
+        if not os.path.isfile(pretrained):
+            raise FileNotFoundError(f"There is no file of weights {str(pretrained)!r}.")
         kwargs["pretrained_cfg_overlay"] = {"file": str(pretrained)}
-    if feature_source == "stage":
-        return timm.create_model(name, features_only=True, out_indices=(-1,), **kwargs)
-    return timm.create_model(name, num_classes=0, **kwargs)
+    kwargs.update({"features_only": True, "out_indices": (-1,)} if feature_source == "stage" else {"num_classes": 0})
+    try:
+        return timm.create_model(name, **kwargs)
+    except OSError as error:
+        if pretrained is not True:
+            raise
+        raise OSError(
+            f"The weights of {name} could not be downloaded. Give a file that holds them (--weights FILE, or "
+            f"pretrained=FILE), or take random ones (pretrained=False). The Hub's client says: {error}"
+        ) from error
 
 
 class Backbone(nn.Module):

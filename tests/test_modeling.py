@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNConfig, DEDNForZeroShot
+from dedn_hf.modeling.backbone import create_body
 from dedn_hf.modeling.dual_attention import (
     Expert,
     FixedChannels,
@@ -798,3 +799,11 @@ def test_the_best_classes_are_those_of_the_logits_whatever_the_chunks(chunk_size
     torch.testing.assert_close(best, expected)
     assert torch.equal(labels, expected_labels)
     torch.testing.assert_close(log_totals, output.logits.logsumexp(dim=1))
+
+
+@pytest.mark.parametrize("feature_source", ["stage", "head"])
+def test_weights_that_cannot_be_downloaded_are_named_with_what_would_do(feature_source, tmp_path):
+    with pytest.raises(OSError, match="weights of resnet10t could not be downloaded. Give a file .*--weights FILE"):
+        create_body("resnet10t", feature_source, pretrained=True, cache_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        create_body("resnet10t", feature_source, pretrained=str(tmp_path / "nowhere"))

@@ -134,9 +134,9 @@ def test_every_drawn_image_has_a_seed_of_its_own_also_when_it_is_drawn_again():
 def test_batches_that_cannot_be_drawn_are_refused_with_what_would_do():
     with pytest.raises(ValueError, match="'random'; use class_balanced or uniform"):
         Batches(LABELS, 4, "random")
-    with pytest.raises(ValueError, match="batch_size is 25.*24 training images, use 1 to 24"):
+    with pytest.raises(ValueError, match="batch_size is 25, but it must be 1 to 24: .* --set training.batch_size=24"):
         Batches(LABELS, 25)
-    with pytest.raises(ValueError, match="batch_size is 1; with 2 processes.*use 2 to 24"):
+    with pytest.raises(ValueError, match="batch_size is 1, but it must be 2 to 24"):
         Batches(LABELS, 1, world_size=2)
     with pytest.raises(ValueError, match="batch of 7 from 4 classes has 4 images, fewer than the 5 processes"):
         Batches(LABELS, 7, "class_balanced", world_size=5)
