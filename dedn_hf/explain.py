@@ -56,12 +56,7 @@ def explain(
         ValueError: unknown class or attribute (with near names), a broken image, a model in training mode or without
             a backbone.
     """
-    if model.training:
-        raise ValueError("The model is in training mode, in which it scores differently; call model.eval() first.")
-    if model.backbone is None:
-        raise ValueError("This model has no backbone (config.backbone is None), so it cannot look at an image.")
-    if top_k < 1:
-        raise ValueError(f"top_k is {top_k}; it must be 1 or more.")
+    require_explainable(model, top_k)
     picture = open_image(str(image) if isinstance(image, Path) else image)
     processor = model.image_processor()
     pixel_values = processor(images=picture, return_tensors="pt")["pixel_values"].to(model.device)
@@ -86,6 +81,16 @@ def explain(
     ).correct(corrections or {})
     explanation.require_known_names()
     return explanation
+
+
+def require_explainable(model: DEDNForZeroShot, top_k: int) -> None:
+    """Raise ValueError for what `explain` cannot work with."""
+    if model.training:
+        raise ValueError("The model is in training mode, in which it scores differently; call model.eval() first.")
+    if model.backbone is None:
+        raise ValueError("This model has no backbone (config.backbone is None), so it cannot look at an image.")
+    if top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be 1 or more.")
 
 
 def origin_of(model: DEDNForZeroShot, image: Any) -> dict[str, str]:
