@@ -31,7 +31,7 @@ from .losses import (
     self_calibration_loss,
 )
 from .remembered import Remembered
-from .saving import SavingMixin, require_config
+from .saving import SavingMixin, align_memory, require_config
 
 
 @dataclass
@@ -127,6 +127,7 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         if model.backbone is not None:
             model.backbone.restore_buffers()
             model.freeze_backbone(model.config.freeze_backbone)
+        align_memory(model)
         return (model, info) if wants_info else model
 
     def image_processor(self) -> CLIPImageProcessor:

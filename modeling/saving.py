@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 from safetensors import SafetensorError
+from torch import nn
 
 from .configuration_dedn import CUSTOM_PIPELINES
 from .temporary import temporary_folder
@@ -16,6 +18,7 @@ from .writing import sync
 REQUIREMENTS = ("torch", "torchvision", "transformers", "timm", "safetensors", "huggingface-hub", "filelock", "pillow")
 HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "tags", "commit_message", "create_pr")
 CONFIG_FILE, UNFINISHED = "config.json", ".unfinished-model"
+ALIGNMENT = 64  # bytes: what PyTorch's own allocator gives, and the width of the widest vector instructions
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors", "model.safetensors.index.json")
 
 
@@ -93,6 +96,17 @@ class SavingMixin:
             operations = [CommitOperationAdd(name, path) for name, path in files.items()]
             commit.setdefault("commit_message", "Upload DEDNForZeroShot")
             return api.create_commit(repo_id, operations, revision=revision, **commit)
+
+
+def align_memory(model: nn.Module) -> None:
+    """Move tensors on the CPU that do not start at a multiple of 64 bytes, one at a time.
+
+    A tensor of a safetensors file starts anywhere, where some kernels add up in another order than for a tensor that
+    PyTorch has allocated: a loaded model would differ from the saved one in the last bits of its logits.
+    """
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone(memory_format=torch.preserve_format)
 
 
 def require_config(model: str | os.PathLike | None, config: object = None, subfolder: str = "", **_) -> None:
