@@ -30,12 +30,12 @@ test: lint
 
 # The models of the table in README.md; the card is about the first seed.
 cards: $(VENV)/.installed
-	$(BIN)/python -m dedn_hf.card docs/runs/row1-seed*.json --out model_cards/cub50-published-protocol.md
-	$(BIN)/python -m dedn_hf.card docs/runs/row2-seed*.json --out model_cards/cub50-published-recipe.md
-	$(BIN)/python -m dedn_hf.card docs/runs/row3-seed*.json --out model_cards/cub50-calibrated.md
-	$(BIN)/python -m dedn_hf.card docs/runs/row4-seed*.json --out model_cards/cub50-finetuned.md
-	$(BIN)/python -m dedn_hf.card docs/runs/row5-seed*.json --out model_cards/cub50-views.md
-	$(BIN)/python -m dedn_hf.card docs/runs/quickstart.json --out model_cards/quickstart.md
+	$(BIN)/python -m dedn_hf.publish.card docs/runs/row1-seed*.json --out model_cards/cub50-published-protocol.md
+	$(BIN)/python -m dedn_hf.publish.card docs/runs/row2-seed*.json --out model_cards/cub50-published-recipe.md
+	$(BIN)/python -m dedn_hf.publish.card docs/runs/row3-seed*.json --out model_cards/cub50-calibrated.md
+	$(BIN)/python -m dedn_hf.publish.card docs/runs/row4-seed*.json --out model_cards/cub50-finetuned.md
+	$(BIN)/python -m dedn_hf.publish.card docs/runs/row5-seed*.json --out model_cards/cub50-views.md
+	$(BIN)/python -m dedn_hf.publish.card docs/runs/quickstart.json --out model_cards/quickstart.md
 
 space: $(VENV)/.installed-space
 	$(BIN)/python examples/space/app.py $(MODEL)

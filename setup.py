@@ -7,7 +7,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
@@ -21,6 +21,8 @@ REQUIRED = [
     "evaluate>=0.4.6",
     "accelerate>=1.15",
     "filelock>=4.1",
+    "jinja2>=3.1",
+    "lazy-loader>=0.4",
     "safetensors>=0.8",
     "huggingface-hub>=2.4",
     "numpy>=2.2",
@@ -73,7 +75,7 @@ setup(
     keywords="zero-shot-learning generalized-zero-shot-learning attributes image-classification pytorch transformers",
     python_requires=">=3.10",
     package_dir={"dedn_hf": "dedn_hf", "dedn_hf.modeling": "modeling", "dedn_hf.model_cards": "model_cards"},
-    packages=["dedn_hf", "dedn_hf.data", "dedn_hf.metrics", "dedn_hf.model_cards", "dedn_hf.modeling"],
+    packages=[*find_packages(include=["dedn_hf", "dedn_hf.*"]), "dedn_hf.model_cards", "dedn_hf.modeling"],
     package_data={"dedn_hf.data": ["metadata/*"], "dedn_hf.model_cards": ["template.md"]},
     install_requires=REQUIRED,
     extras_require={"export": EXPORT, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},

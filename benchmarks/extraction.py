@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.harness import alternate, report
 from benchmarks.step import example_table
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.features import FeatureCache
-from dedn_hf.transforms import evaluation_transform
+from dedn_hf.data.features import FeatureCache
+from dedn_hf.data.transforms import evaluation_transform
 
 BATCH = 32
 

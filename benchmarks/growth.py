@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.harness import RESULTS, forget_peak_memory, in_own_process, peak_memory, report, resident_memory
 from dedn_hf import AttributeTable, DEDNForZeroShot
-from dedn_hf.features import FEATURES_FILE, IDENTITY_FILE, FeatureCache
+from dedn_hf.data.features import FEATURES_FILE, IDENTITY_FILE, FeatureCache
 
 BATCH = 40
 SIZES = {

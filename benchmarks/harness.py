@@ -59,7 +59,7 @@ def environment() -> dict:
     """Machine and versions that the numbers belong to."""
     import torch
 
-    from dedn_hf.record import cpu_name
+    from dedn_hf.training.record import cpu_name
 
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.harness import peak_memory, report, resident_memory
 from benchmarks.step import example_table
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.features import FEATURES_FILE, IDENTITY_FILE, CachedFeatures, FeatureCache
-from dedn_hf.sampling import Batches
-from dedn_hf.transforms import as_it_is
+from dedn_hf.data.features import FEATURES_FILE, IDENTITY_FILE, CachedFeatures, FeatureCache
+from dedn_hf.data.sampling import Batches
+from dedn_hf.data.transforms import as_it_is
 
 
 def write_cache(folder: Path, files: list[str], shape: list[int]) -> float:

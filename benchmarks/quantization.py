@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.harness import alternate, report
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data import load
-from dedn_hf.export import export_onnx, quantize_onnx
-from dedn_hf.export_check import open_session
+from dedn_hf.data.tasks import Task, test_task
+from dedn_hf.data.transforms import evaluation_transform
 from dedn_hf.metrics.scores import gzsl_scores
-from dedn_hf.saved import load_model
-from dedn_hf.tasks import Task, test_task
-from dedn_hf.transforms import evaluation_transform
+from dedn_hf.publish.export import export_onnx, quantize_onnx
+from dedn_hf.publish.export_check import open_session
+from dedn_hf.publish.saved import load_model
 
 BATCH = 16
 

@@ -56,7 +56,7 @@ def save_small_model(folder: Path) -> None:
 
 def make_cases(model: str) -> list[Case]:
     """Requests of eight images, each with four sets of candidates."""
-    from dedn_hf.serving import load_pipeline
+    from dedn_hf.publish.serving import load_pipeline
 
     classify = load_pipeline(model)
     names, attributes = classify.model.attribute_table.class_names, classify.model.config.attribute_names
@@ -87,7 +87,7 @@ def served(model: str) -> Iterator[tuple[psutil.Process, int]]:
     """`dedn serve` in a process of its own: the process and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dedn_hf.cli", "serve", model, "--port", str(port)]
+    command = [sys.executable, "-m", "dedn_hf.cli.main", "serve", model, "--port", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         while True:

@@ -1,42 +1,77 @@
 """Generalized zero-shot learning with the Dual Expert Distillation Network (DEDN).
 
-The public names are imported on first use, so that `import dedn_hf` (and `dedn --help`) does not wait for torch.
+`import dedn_hf` imports neither torch nor transformers: its public names are imported on first use. It also lets the
+Auto classes of transformers know DEDN, as soon as they are loaded, so that no `trust_remote_code` is needed.
 """
 
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 
-from dedn_hf.registration import register_when_loaded
+import lazy_loader
 
 __version__ = "0.1.0"
 
-_HOME_OF = {
-    "AttributeTable": "dedn_hf.modeling.attribute_table",
-    "DEDNConfig": "dedn_hf.modeling.configuration_dedn",
-    "DEDNForZeroShot": "dedn_hf.modeling.modeling_dedn",
-    "DEDNPipeline": "dedn_hf.modeling.pipeline_dedn",
-}
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "modeling.attribute_table": ["AttributeTable"],
+        "modeling.configuration_dedn": ["DEDNConfig"],
+        "modeling.modeling_dedn": ["DEDNForZeroShot"],
+        "modeling.pipeline_dedn": ["DEDNPipeline"],
+    },
+)
 
-__all__ = ["AttributeTable", "DEDNConfig", "DEDNForZeroShot", "DEDNPipeline", "__version__"]
-
-if TYPE_CHECKING:
-    from dedn_hf.modeling.attribute_table import AttributeTable
-    from dedn_hf.modeling.configuration_dedn import DEDNConfig
-    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
-    from dedn_hf.modeling.pipeline_dedn import DEDNPipeline
+AUTO_CONFIGS, AUTO_MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
+CONFIG, MODEL = "dedn_hf.modeling.configuration_dedn", "dedn_hf.modeling.modeling_dedn"
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name on first use (PEP 562)."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its public names: {', '.join(__all__)}")
-    value = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value
-    return value
+def register() -> None:
+    """Register configuration and model with those of transformers' Auto classes that are loaded; again does no harm.
+
+    A module of ours that is being imported, and has by that loaded transformers, lacks its class yet: it comes later.
+    """
+    auto_config = getattr(sys.modules.get(AUTO_CONFIGS), "AutoConfig", None)
+    if auto_config and (config := getattr(import_module(CONFIG), "DEDNConfig", None)):
+        auto_config.register(config.model_type, config, exist_ok=True)
+    table = sys.modules.get(AUTO_MODELS)
+    auto_model = getattr(table, "AutoModelForZeroShotImageClassification", None)
+    if auto_model and (model := getattr(import_module(MODEL), "DEDNForZeroShot", None)):
+        for auto in (auto_model, table.AutoModel):
+            auto.register(model.config_class, model, exist_ok=True)
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})
+def register_when_loaded() -> None:
+    """Register now what is loaded already, and the rest as soon as it is."""
+    if not any(isinstance(finder, _Watch) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watch())
+    register()
+
+
+class _Watch(MetaPathFinder):
+    """Finds nothing itself; when one of the four modules above has been loaded, it lets `register` run."""
+
+    def __init__(self) -> None:
+        self.awaited = {AUTO_CONFIGS, AUTO_MODELS, CONFIG, MODEL} - set(sys.modules)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The spec of an awaited module, with a loader that registers after it; None for any other."""
+        if name not in self.awaited:
+            return None
+        self.awaited.remove(name)
+        spec = find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_register(module: object) -> None:
+            load(module)
+            register()
+
+        spec.loader.exec_module = load_and_register
+        return spec
 
 
 register_when_loaded()

@@ -14,10 +14,10 @@ from accelerate import Accelerator
 
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data import load
-from dedn_hf.evaluation import evaluate
-from dedn_hf.experiment import write_json
-from dedn_hf.inputs import data_options, inputs_from, require_same_classes
-from dedn_hf.tasks import test_task, validation_task
+from dedn_hf.data.tasks import test_task, validation_task
+from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.experiment import write_json
+from dedn_hf.training.inputs import data_options, inputs_from, require_same_classes
 
 SCORES = ("T1", "U", "S", "H", "AUSUC")
 

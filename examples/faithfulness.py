@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dedn_hf.data import load
-from dedn_hf.experiment import write_json
-from dedn_hf.explain import explain
-from dedn_hf.faithfulness import (
+from dedn_hf.explain.explainer import explain
+from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+from dedn_hf.publish.saved import load_model
+from dedn_hf.studies.faithfulness import (
     KINDS,
     ORDERS,
     Curves,
@@ -29,10 +30,8 @@ from dedn_hf.faithfulness import (
     faithfulness_curves,
     joined,
 )
-from dedn_hf.inputs import data_options, require_same_classes
-from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
-from dedn_hf.plots_study import figure_deletion
-from dedn_hf.pointing import (
+from dedn_hf.studies.figures import figure_deletion
+from dedn_hf.studies.pointing import (
     Parts,
     cub_parts_of,
     play_pointing_game,
@@ -41,7 +40,8 @@ from dedn_hf.pointing import (
     read_cub_parts,
     shapes_parts_of,
 )
-from dedn_hf.saved import load_model
+from dedn_hf.training.experiment import write_json
+from dedn_hf.training.inputs import data_options, require_same_classes
 
 CORRECTIONS = (1, 3, 10, 30)
 FORMATS = (".png", ".svg")

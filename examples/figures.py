@@ -18,20 +18,20 @@ from accelerate import Accelerator
 from faithfulness import curves_of, draw_curves, open_model, sample_of, summary_of
 from matplotlib.figure import Figure
 
-from dedn_hf.card import draw_training
 from dedn_hf.data import load
-from dedn_hf.evaluation import evaluate
-from dedn_hf.experiment import RUN_FILE
-from dedn_hf.explain import attribute_evidence, image_seen, region_maps_of, telling_attributes
-from dedn_hf.inputs import data_options, inputs_from
+from dedn_hf.data.tasks import test_task
+from dedn_hf.explain.explainer import attribute_evidence, image_seen, region_maps_of, telling_attributes
+from dedn_hf.explain.figures import figure_heat_maps
+from dedn_hf.explain.names import spoken, spoken_class
+from dedn_hf.explain.report import shortened
 from dedn_hf.metrics.scores import seen_unseen_curve
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
-from dedn_hf.names import spoken, spoken_class
-from dedn_hf.plots import figure_heat_maps
-from dedn_hf.plots_study import figure_class_attributes, figure_confusion, figure_seen_unseen
-from dedn_hf.report import shortened
-from dedn_hf.tasks import test_task
+from dedn_hf.publish.card import draw_training
+from dedn_hf.studies.figures import figure_class_attributes, figure_confusion, figure_seen_unseen
+from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.experiment import RUN_FILE
+from dedn_hf.training.inputs import data_options, inputs_from
 
 
 def parse_arguments() -> argparse.Namespace:

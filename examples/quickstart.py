@@ -21,10 +21,10 @@ from PIL import Image
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.data import load
 from dedn_hf.data.creatures import Creature, draw
-from dedn_hf.experiment import RUN_FILE, Experiment, run
-from dedn_hf.explain import attribute_evidence, image_seen, region_maps_of, telling_attributes
-from dedn_hf.plots import figure_explaining
-from dedn_hf.settings import TrainingSettings, read_preset
+from dedn_hf.explain.explainer import attribute_evidence, image_seen, region_maps_of, telling_attributes
+from dedn_hf.explain.figures import figure_explaining
+from dedn_hf.training.experiment import RUN_FILE, Experiment, run
+from dedn_hf.training.settings import TrainingSettings, read_preset
 
 PRESET = Path(__file__).parent / "configs" / "shapes.yaml"
 NAME = "griffle"  # no class of the data set, neither seen nor unseen

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import datasets
 
-from dedn_hf.study import Study, execute, make_plan
-from dedn_hf.study_report import write_report
+from dedn_hf.studies.report import write_report
+from dedn_hf.studies.study import Study, execute, make_plan
 
 
 def parse_arguments() -> argparse.Namespace:

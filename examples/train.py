@@ -10,8 +10,8 @@ import sys
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from dedn_hf.experiment import Experiment, run
-from dedn_hf.settings import TrainingSettings, read_preset
+from dedn_hf.training.experiment import Experiment, run
+from dedn_hf.training.settings import TrainingSettings, read_preset
 
 
 def parse_arguments() -> argparse.Namespace:

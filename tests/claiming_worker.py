@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from dedn_hf import output_folder
-from dedn_hf.output_folder import LOCK_FILE, locked, require_writable, sole_use
+from dedn_hf.training import output_folder
+from dedn_hf.training.output_folder import LOCK_FILE, locked, require_writable, sole_use
 from tests.forked import in_processes
 
 

@@ -11,12 +11,12 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, DistributedType, FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
-from dedn_hf import training
-from dedn_hf.evaluation import evaluate
-from dedn_hf.experiment import Experiment, inputs_of, run
-from dedn_hf.settings import TrainingSettings
-from dedn_hf.tasks import test_task
-from dedn_hf.training import fit
+from dedn_hf.data.tasks import test_task
+from dedn_hf.training import loop as training
+from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.experiment import Experiment, inputs_of, run
+from dedn_hf.training.loop import fit
+from dedn_hf.training.settings import TrainingSettings
 from tests.tiny_runs import feature_model, feature_task, image_model, load_tiny
 
 IMAGES = {"epochs": 2, "batch_size": 5, "sampling": "uniform", "train_backbone": True, "freeze_batch_norm": True}

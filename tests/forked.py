@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.multiprocessing import start_processes
 
-from dedn_hf.training import Training
+from dedn_hf.training.loop import Training
 
 STOP_AT = 7  # With 4 steps an epoch this is where two processes ask each other for the eighth time: epoch 2, step 3
 

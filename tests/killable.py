@@ -16,13 +16,14 @@ import torch
 from accelerate import Accelerator
 from matplotlib.figure import Figure
 
-from dedn_hf import DEDNForZeroShot, card, features
-from dedn_hf import experiment as experiment_module
-from dedn_hf.data import prepare
-from dedn_hf.experiment import Experiment, run
-from dedn_hf.features import FeatureCache
-from dedn_hf.hub import push_model
-from dedn_hf.settings import TrainingSettings
+from dedn_hf import DEDNForZeroShot
+from dedn_hf.data import features, prepare
+from dedn_hf.data.features import FeatureCache
+from dedn_hf.publish import card
+from dedn_hf.publish.hub import push_model
+from dedn_hf.training import experiment as experiment_module
+from dedn_hf.training.experiment import Experiment, run
+from dedn_hf.training.settings import TrainingSettings
 from tests.tiny_runs import feature_model, image_data, image_model, load_tiny
 
 SAVED_FILE = "saved.jsonl"  # digests of all models that a training run was about to save

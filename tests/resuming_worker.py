@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dedn_hf.experiment import inputs_of
-from dedn_hf.settings import TrainingSettings
-from dedn_hf.tasks import test_task
-from dedn_hf.training import fit
+from dedn_hf.data.tasks import test_task
+from dedn_hf.training.experiment import inputs_of
+from dedn_hf.training.loop import fit
+from dedn_hf.training.settings import TrainingSettings
 from tests.distributed_worker import IMAGES, randomise_keys, shard
 from tests.forked import finished, in_processes, stopped
 from tests.tiny_runs import feature_model, feature_task, image_model, load_tiny

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from dedn_hf import training
-from dedn_hf.settings import TrainingSettings
-from dedn_hf.training import fit
+from dedn_hf.training import loop as training
+from dedn_hf.training.loop import fit
+from dedn_hf.training.settings import TrainingSettings
 from tests.tiny_runs import feature_model, feature_task
 
 

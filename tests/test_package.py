@@ -43,11 +43,6 @@ def test_public_names_come_from_the_networks_folder(name):
     assert name in dir(dedn_hf)
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones():
-    with pytest.raises(AttributeError, match="DEDNForZeroShot"):
-        _ = dedn_hf.DEDN
-
-
 @pytest.mark.parametrize("where", ["repository", "elsewhere"])
 def test_both_folders_are_one_package_from_any_directory(where, tmp_path):
     code = "import dedn_hf.modeling, dedn_hf.metrics, dedn_hf.data; print(dedn_hf.modeling.__name__)"

@@ -86,8 +86,8 @@ def test_importing_dedn_hf_imports_neither_torch_nor_transformers():
 def test_asking_twice_watches_once():
     run(
         "import sys, dedn_hf\n"
-        "from dedn_hf.registration import register_when_loaded\n"
+        "from dedn_hf import register_when_loaded\n"
         "register_when_loaded()\n"
-        "ours = [f for f in sys.meta_path if type(f).__module__ == 'dedn_hf.registration']\n"
+        "ours = [f for f in sys.meta_path if type(f).__module__ == 'dedn_hf']\n"
         "assert len(ours) == 1"
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from dedn_hf import AttributeTable, DEDNForZeroShot
-from dedn_hf.tasks import Task
+from dedn_hf.data.tasks import Task
 
 ROLES = ["train", "unseen", "train", "val", "train", "unseen", "train"]
 PER_CLASS = 5

@@ -1,0 +1,5 @@
+"""The `dedn` command."""
+
+from dedn_hf.cli.parser import main
+
+__all__ = ["main"]

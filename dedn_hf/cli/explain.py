@@ -1,0 +1,65 @@
+"""dedn explain: why a model answers as it does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+
+def add_explain(commands: argparse._SubParsersAction) -> None:
+    """dedn explain: why a model answers as it does."""
+    parser = commands.add_parser(
+        "explain",
+        help="say why a saved model takes an image for this class and not for another",
+        description="Takes the difference of two classes' logits apart by attribute, group and expert, and shows "
+        "where both experts looked. Code that lies beside the weights is not run.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument("image", metavar="IMAGE", help="an image file")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain (default: the best one)")
+    parser.add_argument("--against", metavar="NAME", help="class to compare it with (default: the best of the others)")
+    parser.add_argument(
+        "--attribute", dest="attributes", action="append", metavar="NAME", help="show heat maps of it; may be repeated"
+    )
+    parser.add_argument(
+        "--set",
+        dest="corrections",
+        action="append",
+        metavar="NAME=VALUE",
+        help="correct an attribute, in the scale of the model's table, and see the ranking change; may be repeated",
+    )
+    parser.add_argument("--top-k", type=int, metavar="N", help="how many classes to report (default 5)")
+    parser.add_argument("--out", metavar="FILE", help=".html, .png, .svg or .json (default: a short text)")
+    parser.set_defaults(run=run_explain)
+
+
+def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: str | None = None, **given: Any) -> None:
+    """Explain and print or write it. Raises as `dedn_hf.explain.explainer.explain`."""
+    from dedn_hf.explain.explainer import explain
+    from dedn_hf.explain.explanation import require_writable
+    from dedn_hf.publish.saved import load_model
+
+    if out is not None:
+        require_writable(out)  # before the work
+    values = dict(map(attribute_and_value, corrections))
+    if len(values) < len(corrections):
+        raise ValueError("--set corrects an attribute twice; give one value for each.")
+    explanation = explain(load_model(model), image, corrections=values, **given)
+    if out is None:
+        print(explanation.to_text())
+    else:
+        explanation.save(out)
+        print(f"Wrote {out}")
+
+
+def attribute_and_value(text: str) -> tuple[str, float]:
+    """'name=80' in two; the name may hold '='. Raises ValueError otherwise."""
+    name, _, value = text.rpartition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        name = ""
+    if not name:
+        raise ValueError(f"--set {text!r} is not NAME=VALUE with a number; e.g. --set 'bill shape: hooked=80'")
+    return name, number

@@ -1,0 +1,48 @@
+"""The `dedn` command: one file a subcommand.
+
+A file has a function that declares the arguments and one that does the work. To add a subcommand, write the file and
+name the first function in `COMMANDS`. Import what is heavy inside the second, so that `dedn --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from dedn_hf.cli.explain import add_explain
+from dedn_hf.cli.export import add_export
+from dedn_hf.cli.prepare import add_prepare
+from dedn_hf.cli.push import add_push, add_push_data
+from dedn_hf.cli.reproduce import add_reproduce
+from dedn_hf.cli.serve import add_serve
+
+COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
+    add_prepare,
+    add_push,
+    add_push_data,
+    add_serve,
+    add_explain,
+    add_export,
+    add_reproduce,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `dedn` with every subcommand."""
+    parser = argparse.ArgumentParser(prog="dedn", description="Generalized zero-shot learning with DEDN.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in COMMANDS:
+        add(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `dedn` with `arguments` (default: the command line); its exit status, 2 after an error the user can mend."""
+    given = {key: value for key, value in vars(build_parser().parse_args(arguments)).items() if value is not None}
+    run = given.pop("run")
+    try:
+        return run(**given) or 0
+    except (ValueError, OSError) as error:
+        print(f"dedn: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,57 @@
+"""dedn prepare: any data set as a Parquet folder."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_prepare(commands: argparse._SubParsersAction) -> None:
+    """dedn prepare: any data set as a Parquet folder."""
+    parser = commands.add_parser(
+        "prepare",
+        help="write a data set as Parquet files that plain datasets.load_dataset opens",
+        description="Writes images (original bytes), labels and class attributes to one folder. It holds the test "
+        "splits (configuration 'default') and the validation splits (configuration 'validation').",
+    )
+    parser.add_argument("name", metavar="NAME", help="cub, sun, awa2, folder or shapes")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--data-dir", help="folder of the images: the unpacked archive, or its parent")
+    parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
+    parser.add_argument("--groups", help="folder: CSV file of attribute,group")
+    parser.add_argument("--test-fraction", type=float, help="folder: share of a seen class to test on (default 0.2)")
+    parser.add_argument("--image-size", type=int, help="shapes: pixels (default 64)")
+    parser.add_argument("--images-per-class", type=int, help="shapes: pictures of each class (default 50)")
+    parser.add_argument("--seed", type=int, help="shapes: another seed, other pictures (default 0)")
+    parser.add_argument("--strict", action="store_true", help="stop at an image that does not decode")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out, whatever it holds")
+    parser.set_defaults(run=run_prepare)
+
+
+def run_prepare(
+    name: str,
+    strict: bool,
+    overwrite: bool,
+    out: str,
+    **given: Any,
+) -> None:
+    """Prepare a data set and say where it is. Raises as `dedn_hf.data.prepare`."""
+    from dedn_hf.data.preparing import prepare
+
+    require_arguments_of(name, given)
+    folder = prepare(name, out, strict=strict, overwrite=overwrite, **given)
+    print(f"Wrote {folder}\nOpen it with datasets.load_dataset({str(folder)!r}) or dedn_hf.data.load({str(folder)!r})")
+
+
+def require_arguments_of(name: str, given: dict[str, Any]) -> None:
+    """Raise ValueError where an argument is given that data set `name` does not take, or lacks one it needs."""
+    import inspect
+
+    from dedn_hf.data.loading import builder_class
+
+    known = inspect.signature(builder_class(name).__init__).parameters
+    for argument in given:
+        if argument not in known:
+            raise ValueError(f"{name} takes no --{argument.replace('_', '-')}. Leave it out.")
+    if "data_dir" in known and "data_dir" not in given:
+        raise ValueError(f"{name} needs --data-dir, the folder of its images.")

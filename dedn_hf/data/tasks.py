@@ -1,0 +1,92 @@
+"""A zero-shot task: which classes compete, which of them are trained on, and the images of its three splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import Dataset
+
+from dedn_hf.data.features import CachedFeatures, FeatureCache, MirroredFeatures
+from dedn_hf.data.transforms import ImageBatches, Transform
+
+if TYPE_CHECKING:
+    import datasets
+
+    from dedn_hf.modeling.attribute_table import AttributeTable
+
+SPLITS = ("train", "seen", "unseen")
+
+
+@dataclass
+class Task:
+    """Train on 'train', evaluate on images of 'seen' and of 'unseen' classes, among all classes of the table.
+
+    Args:
+        table: the K competing classes. images: a data set for each of train, seen, unseen, columns `image` and `file`.
+        labels: for each of them, one index into `table.class_names` per image.
+    """
+
+    name: str
+    table: AttributeTable
+    images: dict[str, datasets.Dataset]
+    labels: dict[str, torch.Tensor]
+
+    def cached(self, cache: FeatureCache, *views: FeatureCache, mirrored: FeatureCache | None = None) -> Inputs:
+        """Its splits as batches of cached features.
+
+        Args:
+            views: further views of the images of 'train', which draws from all caches; the others are plain.
+            mirrored: mirror images of all images, drawn from by 'train' and paired with the plain ones by the others.
+        """
+        mirror = [] if mirrored is None else [mirrored]
+
+        def inputs(split: str) -> Dataset:
+            images = list(self.images[split]["file"]), self.labels[split]
+            if split == "train":
+                return CachedFeatures([cache, *mirror, *views], *images)
+            return MirroredFeatures([cache, mirrored], *images) if mirror else CachedFeatures([cache], *images)
+
+        return inputs
+
+    def decoded(self, training: Transform, evaluation: Transform) -> Inputs:
+        """Its splits as batches of pixels; 'train' with the training transform."""
+        return lambda split: ImageBatches(
+            self.images[split], training if split == "train" else evaluation, self.labels[split]
+        )
+
+
+Inputs = Callable[[str], Dataset]
+
+
+def test_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
+    """Train on all seen classes, evaluate on the test splits. Raises ValueError without seen or unseen classes."""
+    table.require_seen_and_unseen()
+    images = {"train": splits["train"], "seen": splits["test_seen"], "unseen": splits["test_unseen"]}
+    return _task("test", table, table, images)
+
+
+def validation_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
+    """Train on the 'train' classes; the 'val' classes play the unseen ones, and the true unseen classes are absent.
+
+    Args:
+        splits: the validation variant of a data set: train, val_seen, val_unseen. table: with roles 'val'.
+    """
+    roles = dict(zip(table.class_names, table.roles, strict=True))
+    names = [name for name, role in roles.items() if role != "unseen"]
+    smaller = table.select(names).replace(roles=["unseen" if roles[name] == "val" else "train" for name in names])
+    smaller.require_seen_and_unseen()
+    images = {"train": splits["train"], "seen": splits["val_seen"], "unseen": splits["val_unseen"]}
+    return _task("validation", smaller, table, images)
+
+
+def _task(name: str, table: AttributeTable, labelled: AttributeTable, images: dict[str, datasets.Dataset]) -> Task:
+    position = {class_name: label for label, class_name in enumerate(table.class_names)}
+    new_label = torch.tensor([position.get(class_name, -1) for class_name in labelled.class_names])
+    labels = {split: new_label[torch.tensor(data["label"][:], dtype=torch.long)] for split, data in images.items()}
+    for split, values in labels.items():
+        if not len(values):
+            raise ValueError(f"The {name} task has no image in its split '{split}'. Check the roles of the classes.")
+    return Task(name, table, images, labels)

@@ -1,0 +1,143 @@
+"""Images to tensors: the model's own preprocessing for evaluation, random crops and flips for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import datasets
+import PIL.Image
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms import InterpolationMode, v2
+from transformers import BaseImageProcessor
+
+from dedn_hf.data.sampling import Drawn
+from dedn_hf.modeling.pipeline_dedn import eight_bit
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+Transform = Callable[[PIL.Image.Image], torch.Tensor]
+AUGMENTATIONS = ("none", "flip", "crop")
+
+
+def evaluation_transform(model: DEDNForZeroShot) -> Transform:
+    """The image processor that is saved with the model: PIL image to 3 x image_size x image_size."""
+    return _Processed(model.image_processor())
+
+
+class _Processed:
+    """A class and not a lambda, so that worker processes can be sent one."""
+
+    def __init__(self, processor: BaseImageProcessor) -> None:
+        self.processor = processor
+
+    def __call__(self, image: PIL.Image.Image) -> torch.Tensor:
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def training_transform(
+    model: DEDNForZeroShot, augmentation: str = "crop", crop_scale: float = 0.4, jitter: float = 0.0
+) -> Transform:
+    """Random views of an image: PIL image to 3 x image_size x image_size.
+
+    Args:
+        augmentation: 'none'; 'flip', left-right at random; 'crop', a random crop resized to the input, with flips.
+        crop_scale: smallest share of the image's area that a random crop keeps, 0..1.
+        jitter: with 'crop', largest relative change of brightness and of contrast, 0..1.
+
+    Raises:
+        ValueError: unknown augmentation.
+    """
+    if augmentation not in AUGMENTATIONS:
+        raise ValueError(f"Unknown augmentation {augmentation!r}; use one of {', '.join(AUGMENTATIONS)}.")
+    evaluate = evaluation_transform(model)
+    if augmentation == "none":
+        return evaluate
+    flip = v2.RandomHorizontalFlip()
+    if augmentation == "flip":
+        return v2.Compose([evaluate, flip])
+    c = model.config
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomResizedCrop(c.image_size, (crop_scale, 1.0), interpolation=InterpolationMode(c.interpolation)),
+            flip,
+            v2.ColorJitter(jitter, jitter),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(c.image_mean), list(c.image_std)),
+        ]
+    )
+
+
+class ImageBatches(Dataset):
+    """The images of one split as batches: `pixel_values` B x 3 x H x W and, if given, `labels` B.
+
+    Args:
+        images: a data set with a column `image`. transform: PIL image to 3 x H x W. labels: one per image.
+    """
+
+    def __init__(self, images: datasets.Dataset, transform: Transform, labels: list[int] | None = None) -> None:
+        self.images = images.select_columns([name for name in ("image", "file") if name in images.column_names])
+        self.transform = transform
+        self.labels = None if labels is None else torch.as_tensor(labels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """A whole batch, decoded and transformed; with the `seeds` of `Drawn` indices, an image's by its own seed."""
+        pictures = decoded(self.images, indices)
+        seeds = getattr(indices, "seeds", [None] * len(indices))
+        views = [seeded(self.transform, image, seed) for image, seed in zip(pictures, seeds, strict=True)]
+        batch = {"pixel_values": torch.stack(views)}
+        if self.labels is not None:
+            batch["labels"] = self.labels[indices]
+        return batch
+
+
+class FixedViews(ImageBatches):
+    """As `ImageBatches`, but a random transform gives an image the same view every time, whoever decodes it."""
+
+    def __init__(self, images: datasets.Dataset, transform: Transform, view: int) -> None:
+        super().__init__(images, transform)
+        self.view = view
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        return super().__getitems__(Drawn(indices, [self.view * 10_000_000 + index for index in indices]))
+
+
+def decoded(images: datasets.Dataset, indices: list[int]) -> list[PIL.Image.Image]:
+    """Some of the images, in RGB. Raises ValueError that names the first one that cannot be read."""
+
+    def read(indices: list[int]) -> list[PIL.Image.Image]:
+        return [eight_bit(image).convert("RGB") for image in images[indices]["image"]]
+
+    try:
+        return read(list(indices))
+    except Exception:
+        for index in indices:
+            try:
+                read([index])
+            except Exception as error:
+                names = images.remove_columns("image")[index]
+                raise ValueError(
+                    f"{names.get('file', f'Image number {index}')} cannot be read ({type(error).__name__}: {error}). "
+                    "Replace that image, or take it out of the data set, and give the same command again."
+                ) from error
+        raise
+
+
+def seeded(transform: Transform, image: PIL.Image.Image, seed: int | None) -> torch.Tensor:
+    """The view that the seed decides on (None: a random one); torch's generator stays as it is."""
+    if seed is None:
+        return transform(image)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPU too
+        return transform(image)
+
+
+def as_it_is(batch: dict) -> dict:
+    """The `collate_fn` for data sets that give whole batches."""
+    return batch

@@ -1,0 +1,307 @@
+"""An `Explanation` for readers: as text, as a dict for JSON, and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dedn_hf.explain.evidence import Comparison, Evidence
+from dedn_hf.explain.names import spoken
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BARS = 8  # attributes, or groups, before the rest is summed up
+PICTURE_SIZE = 400  # pixels of the longer side in figures
+
+
+def signed(number: float) -> str:
+    """'+1.20', '−0.30', '0.00'."""
+    text = f"{number:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def question(explanation: Evidence, comparison: Comparison) -> str:
+    """'Why one, and not the other?'"""
+    titles = explanation.class_titles
+    other = "" if comparison.other is None else f", and not {titles[comparison.other]}"
+    return f"Why {titles[comparison.one]}{other}?"
+
+
+def sides(explanation: Evidence, comparison: Comparison) -> str:
+    """What the colours of the bars mean."""
+    titles = explanation.class_titles
+    other = "against it" if comparison.other is None else f"for {titles[comparison.other]}"
+    return f"Blue speaks for {titles[comparison.one]}, orange {other}"
+
+
+def odds(explanation: Evidence, comparison: Comparison) -> str:
+    """What the difference of two logits means for the shares of their classes; '' for a model of one class."""
+    if comparison.other is None:
+        return ""
+    pair = [explanation.class_titles[k] for k in (comparison.one, comparison.other)]
+    larger, smaller = pair if comparison.difference >= 0 else pair[::-1]
+    size = abs(comparison.difference)
+    times = "more than a million" if size > np.log(1e6) else f"{np.exp(size):,.{0 if size > np.log(100) else 1}f}"
+    return f"the share of {larger} is {times} times that of {smaller}"
+
+
+def named_attribute(explanation: Evidence, attribute: int) -> str:
+    """Its spoken name, marked where the user has corrected it."""
+    name = spoken(explanation.table.attribute_names[attribute])
+    return f"{name} (corrected)" if attribute in explanation.corrected_votes else name
+
+
+def impression(explanation: Evidence, attribute: int) -> str:
+    """'much' or 'little': what the picture seems to have of it; or the value to which the user has corrected it."""
+    name = explanation.table.attribute_names[attribute]
+    if name in explanation.corrections:
+        return f"{explanation.corrections[name]:g}"
+    return "much" if explanation.attribute_scores[attribute] > 0 else "little"
+
+
+def given_corrections(explanation: Evidence) -> str:
+    """'bill color: yellow = 60 (the classes: 0 to 91.2)', one after the other."""
+    given = []
+    for name, value in explanation.corrections.items():
+        values = explanation.table.class_attributes[:, explanation.table.attribute_names.index(name)]
+        given.append(f"{spoken(name)} = {value:g} (the classes: {values.min():.3g} to {values.max():.3g})")
+    return ", ".join(given)
+
+
+class Part(NamedTuple):
+    """Something that adds to the difference of two logits: how much, and how much in each expert alone (E).
+
+    Args:
+        attribute: its index, or None for a sum and for the bonus.
+    """
+
+    name: str
+    value: float
+    of_experts: np.ndarray
+    attribute: int | None = None
+
+
+def parts_of(explanation: Evidence, comparison: Comparison) -> list[Part]:
+    """What adds up to the difference: the strongest attributes, the sum of the others, the bias if there is one."""
+    chosen = comparison.strongest(BARS)
+    values, of_experts = comparison.contributions, comparison.expert_contributions
+    parts = [Part(named_attribute(explanation, a), float(values[a]), of_experts[:, a], a) for a in chosen]
+    others = np.setdiff1d(np.arange(len(values)), chosen)
+    if values[others].any():
+        name = f"{len(others)} other attributes"
+        parts.append(Part(name, float(values[others].sum()), of_experts[:, others].sum(axis=1)))
+    if comparison.bias:
+        of_each = np.full(len(explanation.experts), comparison.bias)
+        parts.append(Part("fixed bonus (seen or unseen class)", comparison.bias, of_each))
+    return parts
+
+
+def strongest_groups(groups: Mapping[str, float], count: int = BARS) -> list[tuple[str, float]]:
+    """The groups with the largest sums, in either direction, and the sum of the others."""
+    order = sorted(groups, key=lambda group: -abs(groups[group]))
+    kept = [(spoken(group), groups[group]) for group in order[:count]]
+    if len(order) > count:
+        kept.append((f"{len(order) - count} other groups", sum(groups[group] for group in order[count:])))
+    return kept
+
+
+def shortened(name: str, length: int = 36) -> str:
+    """A name that leaves room for a chart."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
+
+
+def small_picture(explanation: Evidence, longer_side: int = PICTURE_SIZE) -> np.ndarray:
+    """The picture, made smaller where it is large: height x width x 3, 0..1."""
+    picture = explanation.picture.copy()
+    picture.thumbnail((longer_side, longer_side), Image.Resampling.LANCZOS)
+    return np.asarray(picture, dtype=np.float32) / 255
+
+
+def as_text(explanation: Evidence) -> str:
+    """Ranking, what decided, and what the experts think of each other's reasons."""
+    comparison, titles = explanation.comparison, explanation.class_titles
+    pair = [k for k in (comparison.one, comparison.other) if k is not None]
+    lines = [f"{explanation.probabilities[k]:7.1%}  {titles[k]}" for k in explanation.ranking[: explanation.top_k]]
+    if explanation.corrections:
+        lines.append(f"Corrected: {given_corrections(explanation)}")
+        lines.append(f"Before the correction: {titles[explanation.uncorrected.ranking[0]]}")
+    meaning = odds(explanation, comparison)
+    lines += [
+        "",
+        question(explanation, comparison),
+        f"The logits differ by {signed(comparison.difference)}{meaning and ': ' + meaning}.",
+        f"In brackets: what the picture seems to have, and the value of {' and of '.join(titles[k] for k in pair)}.",
+    ]
+    for name, value, of_experts, a in parts_of(explanation, comparison):
+        alone = ", ".join(f"{e} {signed(v)}" for e, v in zip(explanation.experts, of_experts, strict=True))
+        own = [f"{explanation.table.class_attributes[k, a]:.3g}" for k in pair] if a is not None else []
+        seen = f" [{impression(explanation, a)}; {', '.join(own)}]" if own else ""
+        lines.append(f"{signed(value):>7}  {name}{seen} ({alone})")
+    groups = strongest_groups(explanation.by_group(comparison.contributions))
+    lines += ["", "By group: " + ", ".join(f"{name} {signed(value)}" for name, value in groups)]
+    lines += expert_lines(explanation, comparison)
+    return "\n".join(lines)
+
+
+def expert_lines(explanation: Evidence, comparison: Comparison) -> list[str]:
+    """What each expert would answer alone, and on how much of it they agree."""
+    lines = []
+    for expert, logits, lead in zip(
+        explanation.experts, explanation.expert_logits, comparison.expert_differences, strict=True
+    ):
+        lines.append(
+            f"The {expert} expert alone would answer {explanation.class_titles[int(logits.argmax())]}; "
+            f"the two logits would differ by {signed(lead)}."
+        )
+    if len(lines) > 1:
+        disputed = int(comparison.disputed.sum())
+        undisputed = f"{comparison.agreement:.0%}"
+        if disputed and undisputed == "100%":
+            undisputed = "more than 99%"
+        verb = "dispute none of them" if not disputed else f"pull in opposite directions in {disputed}"
+        lines.append(
+            f"Of {len(comparison.contributions)} attributes they {verb}; "
+            f"{undisputed} of what they say, by size, is undisputed."
+        )
+    return lines
+
+
+ABOUT = {
+    "image": "size of the upright original, pixels",
+    "crop": "left, top, right, bottom of what the model saw, pixels of the original; beyond it: a black border",
+    "classes": "the best, best first; score: 0..1, all classes together make 1; seen: there were photos in training",
+    "comparison": "difference, of the logits of class and against == sum of the contributions + bias; contribution: "
+    "what an attribute adds to it, of which experts holds what it would be in each alone; bias: what no image "
+    "changes; class_value, against_value: of the classes, in the scale of the model's table",
+    "experts": "weight in the prediction; class and difference: what each would answer alone",
+    "agreement": "0..1, share by size of what the experts add that lies in attributes which they do not dispute",
+    "traits": "what the image seems to have; strength: logits that it usually puts between two classes; fits: the "
+    "class's value lies on that side of the mean_value of all classes",
+    "heat_maps": "regions: attention times value, rows from the top, which divide the crop evenly; above 0: found",
+    "corrections": "true values that the user gave; classes_before: the best without them",
+    "origin": "names of image and model, version of dedn_hf",
+}
+
+
+def as_dict(explanation: Evidence) -> dict[str, Any]:
+    """Everything but the picture, of plain Python types."""
+    comparison, table = explanation.comparison, explanation.table
+    data = {
+        "about": ABOUT,
+        "origin": dict(explanation.origin),
+        "image": {"width": explanation.picture.width, "height": explanation.picture.height},
+        "crop": list(explanation.crop),
+        "classes": ranked(explanation),
+        "comparison": compared(explanation, comparison),
+        "experts": [
+            {
+                "expert": expert,
+                "weight": float(weight),
+                "class": table.class_names[int(logits.argmax())],
+                "difference": float(difference),
+            }
+            for expert, weight, logits, difference in zip(
+                explanation.experts,
+                explanation.expert_weights,
+                explanation.expert_logits,
+                comparison.expert_differences,
+                strict=True,
+            )
+        ],
+        "agreement": comparison.agreement,
+        "traits": [
+            {
+                "attribute": table.attribute_names[trait.attribute],
+                "image": "much" if trait.high else "little",
+                "strength": trait.strength,
+                "class_value": trait.own,
+                "mean_value": trait.average,
+                "fits": trait.fits,
+            }
+            for trait in explanation.traits(comparison.one)
+        ],
+        "heat_maps": [
+            {
+                "attribute": table.attribute_names[a],
+                "expert": expert,
+                "regions": explanation.region_maps[e, a].tolist(),
+            }
+            for a in explanation.shown
+            for e, expert in enumerate(explanation.experts)
+        ],
+    }
+    if explanation.corrections:
+        data["corrections"] = dict(explanation.corrections)
+        data["classes_before"] = ranked(explanation.uncorrected)
+    return data
+
+
+def ranked(explanation: Evidence) -> list[dict[str, Any]]:
+    """The best classes, best first."""
+    return [
+        {
+            "class": explanation.table.class_names[k],
+            "score": float(explanation.probabilities[k]),
+            "logit": float(explanation.logits[k]),
+            "seen": bool(explanation.table.seen[k]),
+        }
+        for k in explanation.ranking[: explanation.top_k]
+    ]
+
+
+def compared(explanation: Evidence, comparison: Comparison) -> dict[str, Any]:
+    """The contribution of every attribute, the strongest first, and the sums."""
+    table, (one, other) = explanation.table, (comparison.one, comparison.other)
+    groups = table.attribute_groups or ["all"] * table.num_attributes
+    return {
+        "class": table.class_names[one],
+        "against": None if other is None else table.class_names[other],
+        "difference": comparison.difference,
+        "bias": comparison.bias,
+        "attributes": [
+            {
+                "attribute": table.attribute_names[a],
+                "group": groups[a],
+                "contribution": float(comparison.contributions[a]),
+                "experts": dict(zip(explanation.experts, comparison.expert_contributions[:, a].tolist(), strict=True)),
+                "disputed": bool(comparison.disputed[a]),
+                "class_value": float(table.class_attributes[one, a]),
+                "against_value": None if other is None else float(table.class_attributes[other, a]),
+                "corrected": a in explanation.corrected_votes,
+            }
+            for a in np.argsort(-np.abs(comparison.contributions), kind="stable").tolist()
+        ],
+        "groups": explanation.by_group(comparison.contributions),
+    }
+
+
+def as_figure(explanation: Evidence) -> Figure:
+    """See `dedn_hf.explain.figures.figure_comparison`."""
+    from dedn_hf.explain.figures import figure_comparison
+
+    comparison, image = explanation.comparison, small_picture(explanation)
+    size = image.shape[1::-1]
+    scale = np.divide(size, explanation.picture.size)
+    titles, attributes = explanation.class_titles, explanation.table.attribute_names
+    parts, shown = parts_of(explanation, comparison), [attributes[a] for a in explanation.shown]
+    groups = strongest_groups(explanation.by_group(comparison.contributions))
+    lines = [f"{question(explanation, comparison)} The logits differ by {signed(comparison.difference)}"]
+    if explanation.corrections:
+        lines.append(f"Corrected: {given_corrections(explanation)}")
+    lines.append(sides(explanation, comparison))
+    return figure_comparison(
+        image,
+        tuple(np.array(explanation.crop) * [*scale, *scale]),
+        [(shortened(titles[k], 24), explanation.probabilities[k]) for k in explanation.ranking[: explanation.top_k]],
+        [(fill(shortened(part.name, 50), 26), part.value) for part in parts],
+        {expert: [part.of_experts[e] for part in parts] for e, expert in enumerate(explanation.experts)},
+        [(fill(shortened(name, 30), 16), value) for name, value in groups],
+        [fill(shortened(spoken(name), 50), 28) for name in shown],
+        {expert: [explanation.heat_map(name, expert, size) for name in shown] for expert in explanation.experts},
+        "\n".join(fill(line, 110) for line in lines),
+    )

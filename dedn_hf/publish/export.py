@@ -1,0 +1,384 @@
+"""Models for other runtimes: `export_onnx`, `quantize_onnx` (int8) and `export_program` (torch.export).
+
+What is exported takes a batch of any size and gives `logits` (B x K) and `attribute_scores` (B x A), as the model does
+in evaluation. Whatever does not depend on the image, such as the experts' queries, is computed once and stored. An
+export is compared with the model before its file gets its name; a failed one leaves nothing behind.
+
+To classify without Python, with any ONNX runtime, read the file's metadata (JSON texts):
+
+1. `preprocessing`: resize the RGB image so that its shorter side has `shortest_edge` pixels (filter `interpolation`),
+   cut `crop_size` x `crop_size` out of its centre, divide by 255, subtract `mean` and divide by `std` (per channel).
+2. Give it as `pixel_values`, float32, B x 3 x crop_size x crop_size. A model without backbone takes `features`.
+3. The largest logit of an image is at the index of its class in `class_names`; `attribute_scores` are in the order of
+   `attribute_names`. With classes as an input there are no `class_names`: give `class_attributes` (K x A, float32,
+   values as in the model's table) and `seen` (K, bool: trained on) for any K classes, and logits are in their order.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from dedn_hf import __version__
+from dedn_hf.modeling.temporary import temporary_folder
+from dedn_hf.publish.export_check import (
+    OUTPUTS,
+    Difference,
+    difference,
+    named_outputs,
+    open_session,
+    random_inputs,
+    reference_runner,
+    require_equal,
+    session_runner,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+    from dedn_hf.modeling.dual_attention import Expert
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+CLASSES = ("baked", "input")
+SUFFIXES = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "torch": ".pt2"}
+LARGEST_FILE = 2**31  # bytes of a protobuf message, which an ONNX file is
+
+
+def export_model(
+    model: DEDNForZeroShot,
+    path: str | Path,
+    format: str = "onnx",
+    *,
+    classes: str = "baked",
+    opset: int | None = None,
+) -> Difference:
+    """Export to one of the formats 'onnx', 'onnx-int8' and 'torch'.
+
+    Args and errors as `export_onnx`; also ValueError for an unknown format, or an opset with 'torch'.
+    """
+    if format not in SUFFIXES:
+        raise ValueError(f"Unknown format {format!r}; use one of {', '.join(SUFFIXES)}.")
+    if format == "torch":
+        if opset is not None:
+            raise ValueError("An opset belongs to ONNX; leave it out with the format 'torch'.")
+        return export_program(model, path, classes=classes)
+    if format == "onnx":
+        return export_onnx(model, path, classes=classes, opset=opset)
+    with temporary_folder("dedn-export-") as folder:
+        export_onnx(model, folder / "model.onnx", classes=classes, opset=opset)
+        return quantize_onnx(folder / "model.onnx", path)
+
+
+def export_onnx(
+    model: DEDNForZeroShot, path: str | Path, *, classes: str = "baked", opset: int | None = None
+) -> Difference:
+    """Write a model as one ONNX file, float32, that takes any number of images; the module says how to use it.
+
+    Args:
+        model: stays as it is; of lower precision, it is exported in float32.
+        path: the file to write, or to replace.
+        classes: 'baked', the model's own classes; 'input', any number of classes are given with every batch.
+        opset: version of the ONNX operators; default, what torch recommends.
+
+    Returns:
+        How it differs from the model, by 1e-4 at most.
+
+    Raises:
+        ValueError: onnx, onnxscript or onnxruntime is missing, the model cannot be exported or is larger than 2 GB,
+            or the exported one gives other numbers. OSError: the file cannot be written.
+    """
+    require_packages()
+    shapes = input_shapes(model, classes)
+    reference = in_float32(model)
+    if sum(tensor.nbytes for tensor in reference.state_dict().values()) > LARGEST_FILE:
+        raise ValueError("The model is larger than 2 GB, which one ONNX file cannot hold. Use the format 'torch'.")
+    with complete_or_nothing(path) as unfinished:
+        program = to_onnx(traced(Classifier(reference, classes), shapes), shapes, opset)
+        program.model.metadata_props.update(metadata(reference, classes))
+        program.save(unfinished)
+        return require_equal(difference(session_runner(open_session(unfinished)), reference_runner(reference), shapes))
+
+
+def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
+    """Write an ONNX file of `export_onnx` with the backbone's weights as 8-bit integers.
+
+    onnxruntime's dynamic quantisation: convolutions and matrix products with constant weights. Each batch gives their
+    inputs a scale, so that the scores of an image depend a little on the others in its batch. What has few weights
+    stays in float32 (`kept_exact`). It makes the file smaller, but seldom a convolutional network faster, for which
+    onnxruntime has better kernels in float32; benchmarks/README.md has sizes, times and accuracies.
+
+    Args:
+        path: the float32 file. out: the file to write, or to replace.
+
+    Returns:
+        How it differs from the float32 file. The inputs are noise: measure accuracy on images (benchmarks/).
+
+    Raises:
+        ValueError: packages are missing, the file is none of `export_onnx` or has no backbone, or the outputs are not
+            finite.
+        OSError: a file cannot be read or written.
+    """
+    require_packages()
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}. dedn export MODEL --format onnx writes one.")
+    session = open_session(path)
+    shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
+    if [value.name for value in session.get_outputs()] != list(OUTPUTS):
+        raise ValueError(f"{path} is no file of export_onnx: its outputs are not {' and '.join(OUTPUTS)}.")
+    if "features" in shapes:
+        raise ValueError("A model without backbone has no weights worth quantising: export it with the format 'onnx'.")
+    with complete_or_nothing(out) as unfinished, quiet():
+        # Unsigned weights: with signed ones, processors without VNNI instructions saturate at 16 bits.
+        quantize_dynamic(
+            path,
+            unfinished,
+            op_types_to_quantize=["Conv", "MatMul"],
+            per_channel=True,
+            weight_type=QuantType.QUInt8,
+            nodes_to_exclude=kept_exact(onnx.load(path).graph),
+        )
+        quantized = session_runner(open_session(unfinished))
+        found = difference(quantized, session_runner(session), shapes, batches=(1, 3, 12))
+        if not np.isfinite(found.largest):
+            raise ValueError("The quantised model gives numbers that are not finite. Nothing was written.")
+        return found
+
+
+def export_program(model: DEDNForZeroShot, path: str | Path, *, classes: str = "baked") -> Difference:
+    """Write a model as a program of torch.export (.pt2), float32, that takes any number of images.
+
+    `torch.export.load(path).module()(pixel_values=...)` gives a dictionary of the outputs. What an ONNX file has as
+    metadata is in the file `metadata.json` inside (`torch.export.load(path, extra_files={"metadata.json": ""})`).
+
+    Args, result and errors as `export_onnx`, without its packages and its limit of size.
+    """
+    shapes = input_shapes(model, classes)
+    reference = in_float32(model)
+    described = {key: json.loads(text) for key, text in metadata(reference, classes).items()}
+    with complete_or_nothing(path) as unfinished:
+        program = traced(Classifier(reference, classes), shapes)
+        torch.export.save(program, unfinished, extra_files={"metadata.json": json.dumps(described)})
+        loaded = torch.export.load(unfinished).module()
+        return require_equal(
+            difference(lambda inputs: named_outputs(loaded(**inputs)), reference_runner(reference), shapes)
+        )
+
+
+def default_path(model: str, format: str) -> Path:
+    """Where to write a saved model: into its folder, or, for one from the Hub, into the current one."""
+    return (Path(model) if Path(model).is_dir() else Path()) / f"model{SUFFIXES[format]}"
+
+
+# What is exported ----------------------------------------------------------------------------------------------------
+
+
+class FixedExpert(nn.Module):
+    """An expert whose queries have been computed: all that is left of its embeddings and matrices."""
+
+    def __init__(self, expert: Expert) -> None:
+        super().__init__()
+        self.attentions = []
+        for name, (keys, values) in expert.queries().items():
+            self.attentions.append(name)
+            self.register_buffer(f"{name}_keys", keys)
+            self.register_buffer(f"{name}_values", values)
+
+    def queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """As `Expert.queries`."""
+        return {name: (getattr(self, f"{name}_keys"), getattr(self, f"{name}_values")) for name in self.attentions}
+
+
+class Classifier(nn.Module):
+    """Images, and classes where these are an input, to logits and attribute scores.
+
+    Args:
+        model: in evaluation mode; stays as it is. classes: 'baked' or 'input'.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: DEDNForZeroShot, classes: str) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model, {id(model.backbone): model.backbone})  # the backbone is shared, not copied
+        self.model.experts = nn.ModuleDict({name: FixedExpert(expert) for name, expert in model.experts.items()})
+        if classes == "baked":
+            self.register_buffer("normalized", model.normalized_class_attributes().clone())
+            self.register_buffer("bias", model.class_bias(model.seen))
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        class_attributes: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Arguments as of the model; class_attributes (K x A) and seen (K bool) only where classes are an input."""
+        scores = self.model.score_attributes(pixel_values, features)
+        if class_attributes is None:
+            normalized, bias = self.normalized, self.bias
+        else:
+            normalized = self.model.normalized_class_attributes(class_attributes)
+            bias = self.model.class_bias(seen)
+        return {"logits": scores @ normalized.T + bias, "attribute_scores": scores}
+
+
+def in_float32(model: DEDNForZeroShot) -> DEDNForZeroShot:
+    """A copy for export: on the CPU, in float32 and in evaluation mode."""
+    return copy.deepcopy(model).float().cpu().eval()
+
+
+def input_shapes(model: DEDNForZeroShot, classes: str) -> dict[str, tuple[int | str, ...]]:
+    """Shape of each input, with names in place of the sizes that may vary. Raises ValueError."""
+    if classes not in CLASSES:
+        raise ValueError(f"classes is {classes!r}; use one of {', '.join(CLASSES)}.")
+    config = model.config
+    shapes: dict[str, tuple[int | str, ...]] = {"features": ("batch", *[2] * config.flip_test, *config.feature_shape)}
+    if model.backbone is not None:
+        shapes = {"pixel_values": ("batch", 3, config.image_size, config.image_size)}
+    if classes == "input":
+        shapes |= {"class_attributes": ("classes", config.num_attributes), "seen": ("classes",)}
+    return shapes
+
+
+def metadata(model: DEDNForZeroShot, classes: str) -> dict[str, str]:
+    """What a user of the file must know, as JSON texts by name."""
+    config = model.config
+    described: dict[str, object] = {"dedn_hf": __version__, "attribute_names": config.attribute_names}
+    if classes == "baked":
+        described["class_names"] = [config.id2label[label] for label in range(config.num_labels)]
+        described["seen"] = model.seen.tolist()
+    if model.backbone is not None:
+        described["preprocessing"] = {
+            "shortest_edge": model.image_processor().size["shortest_edge"],
+            "crop_size": config.image_size,
+            "interpolation": config.interpolation,
+            "mean": list(config.image_mean),
+            "std": list(config.image_std),
+        }
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in described.items()}
+
+
+@torch.no_grad()
+def traced(classifier: Classifier, shapes: dict[str, tuple]) -> torch.export.ExportedProgram:
+    """The classifier as a graph, for any batch size. Raises ValueError where torch cannot make one."""
+    sizes = {name: torch.export.Dim(name) for axes in varying(shapes).values() for name in axes.values()}
+    dynamic = {name: {axis: sizes[size] for axis, size in axes.items()} for name, axes in varying(shapes).items()}
+    with explained("torch.export"), without_stack_traces():
+        return torch.export.export(
+            classifier.eval(), (), kwargs=random_inputs(shapes, batch=2), dynamic_shapes=dynamic
+        )
+
+
+def to_onnx(
+    program: torch.export.ExportedProgram, shapes: dict[str, tuple], opset: int | None
+) -> torch.onnx.ONNXProgram:
+    """The same program of ONNX operators. Raises ValueError where torch cannot make one, or not of this opset."""
+    with explained("torch.onnx"), without_stack_traces(), quiet():
+        converted = torch.onnx.export(
+            program,
+            input_names=list(shapes),
+            output_names=OUTPUTS,
+            dynamic_shapes=varying(shapes),
+            opset_version=opset,
+            verbose=False,
+        )
+    made = converted.model.opset_imports[""]
+    if opset not in (None, made):
+        raise ValueError(f"torch cannot write this model with opset {opset}. Use opset {made}, or leave it out.")
+    return converted
+
+
+def varying(shapes: dict[str, tuple]) -> dict[str, dict[int, str]]:
+    """Axes that have a name in place of a size, of each input."""
+    return {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+        for name, shape in shapes.items()
+    }
+
+
+@contextmanager
+def explained(exporter: str) -> Iterator[None]:
+    """Turn what an exporter raises into ValueError: which backbones it can translate is known only by trying."""
+    try:
+        yield
+    except Exception as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise ValueError(f"{exporter} cannot export this model. {type(error).__name__}: {first}") from error
+
+
+@contextmanager
+def without_stack_traces() -> Iterator[None]:
+    """Let torch not note where each node was made.
+
+    It would tell every user of the file the paths of this machine, and takes up to a third of the time.
+    """
+    before = torch.fx.config.do_not_emit_stack_traces
+    torch.fx.config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        torch.fx.config.do_not_emit_stack_traces = before
+
+
+def kept_exact(graph: onnx.GraphProto) -> list[str]:
+    """Names of the nodes that stay in float32, because they have few weights and rounding them costs much.
+
+    The first convolution, convolutions in groups (their weights get one scale for all channels), and the product of
+    attribute scores and class attributes.
+    """
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    groups = [node for node in convolutions if any(each.name == "group" and each.i > 1 for each in node.attribute)]
+    makers = {name: node for node in graph.node for name in node.output}
+    product = makers["logits"]
+    while product.op_type not in ("MatMul", "Gemm"):
+        product = makers[next(name for name in product.input if name in makers)]
+    return [node.name for node in (*convolutions[:1], *groups, product)]
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def complete_or_nothing(path: str | Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all has gone well, and is gone with what lies beside it if not."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
+    with temporary_folder(f".{path.name}-", path.parent) as folder:
+        unfinished = folder / path.name
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+def require_packages() -> None:
+    """Raise ValueError where a package that ONNX needs is not installed."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f'Exporting to ONNX needs {", ".join(missing)}: pip install "dedn-hf[export]"')
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No log messages below errors: the exporters have many, on what they do inside."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

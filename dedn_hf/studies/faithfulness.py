@@ -1,0 +1,191 @@
+"""Measures whether explanations are faithful: whether the answer depends on what they point at.
+
+Deletion and insertion curves after Petsiuk et al., "RISE" (BMVC 2018), and corrections of attributes. What differs
+from RISE: whole regions of the feature map are deleted, not pixels, and replaced by the image's mean colour, not by
+grey; insertion starts from an image of the regions' mean colours, smoothly joined, not from a Gaussian blur; and
+importance comes from the model's own attention in one forward pass, not from thousands of masked images.
+
+Letters of the shapes: B images, K classes, A attributes, E experts, R = H x W regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from dedn_hf.explain.explainer import on_grid
+
+if TYPE_CHECKING:
+    from dedn_hf.explain.explanation import Explanation
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+KINDS = ("deletion", "insertion")
+ORDERS = ("most important first", "centre first", "random", "least important first")
+Curves = dict[str, dict[str, np.ndarray]]  # kind -> order -> B x (steps + 1)
+
+
+@torch.no_grad()
+def region_importance(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What each region adds, through the region attention of all experts, to the lead of a class: B x H x W.
+
+    The lead is the class's logit minus the mean logit of all classes. A region score is the sum of the attribute's
+    region map, and logits are linear in the scores; so a sum is taken apart here, and nothing is estimated:
+
+        sum_e w_e f_e sum_a (T_ya - mean_k T_ka) map_ear
+
+    with the experts' weights w_e; f_e is the weight of region attention, with cosine logits times logit_scale / |s_e|.
+    Over the regions it adds up to the lead but for the channel attention's part and the constants for seen and unseen
+    classes. The attention itself depends on the whole image: this does not say what the lead would be without the
+    region. That is for deletion to show.
+
+    Args:
+        pixel_values: B x 3 x image_size x image_size, from `model.image_processor()`. labels: B, the classes.
+
+    Raises:
+        ValueError: a model without region attention.
+    """
+    scores, region_maps = model.examine(pixel_values)
+    region_maps = on_grid(model, region_maps)
+    weights = model.expert_weights(scores) * (model.config.region_weight if scores.shape[2] == 2 else 1.0)
+    if model.config.normalize_scores:
+        weights = weights * model.logit_scale.exp() / model.mix_attentions(scores).norm(dim=-1, keepdim=True)
+    class_attributes = model.normalized_class_attributes()
+    directions = class_attributes[labels] - class_attributes.mean(dim=0)
+    return torch.einsum("bea,beahw->bhw", weights * directions[:, None], region_maps)
+
+
+def region_orders(importance: torch.Tensor, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+    """The regions' indices in each of `ORDERS`, B x R.
+
+    'centre first' goes from the middle outwards: what a guess does that knows that photographers aim at their object.
+
+    Args:
+        importance: B x H x W. generator: of the random order.
+    """
+    height, width = importance.shape[1:]
+    flat = importance.flatten(1)
+    most = flat.argsort(dim=1, descending=True, stable=True)
+    row, column = torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2
+    distance = (row[:, None] ** 2 + column**2).flatten().to(flat)
+    return {
+        "most important first": most,
+        "centre first": distance.argsort(stable=True).expand_as(most),
+        "random": torch.rand(flat.shape, generator=generator).argsort(dim=1).to(most.device),
+        "least important first": most.flip(1),
+    }
+
+
+def without_detail(pixel_values: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """Images of the regions' mean colours, smoothly joined. Shape as `pixel_values`. grid: H and W."""
+    colours = F.adaptive_avg_pool2d(pixel_values, tuple(grid))
+    return F.interpolate(colours, size=pixel_values.shape[2:], mode="bicubic")
+
+
+@torch.no_grad()
+def class_probability(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    """Probability of one class for each image, B, 0..1. labels: B."""
+    probabilities = model(pixel_values).logits.softmax(dim=-1)
+    return probabilities.gather(1, labels[:, None])[:, 0].double().cpu().numpy()
+
+
+def replaced(start: torch.Tensor, end: torch.Tensor, order: torch.Tensor, count: int, grid: Sequence[int]):
+    """Images of `start` whose first `count` regions in `order` (B x H W, indices) come from `end`."""
+    chosen = (order.argsort(dim=1) < count).view(-1, 1, *grid)
+    return torch.where(F.interpolate(chosen.to(start), size=start.shape[2:], mode="nearest").bool(), end, start)
+
+
+@torch.no_grad()
+def faithfulness_curves(
+    model: DEDNForZeroShot, pixel_values: torch.Tensor, steps: int = 7, generator: torch.Generator | None = None
+) -> Curves:
+    """Deletion and insertion curves of the class that the model predicts for each whole image.
+
+    Deletion replaces region after region by the image's mean colour; insertion puts region after region back on the
+    image without detail. Where the most important regions come first, a faithful importance makes the first fall
+    faster, and the second rise faster, than any other order does.
+
+    Args:
+        pixel_values: B x 3 x image_size x image_size, from `model.image_processor()`.
+        steps: the regions are replaced in so many portions, nearly equal and of whole regions.
+        generator: of the random order.
+
+    Returns:
+        Kind -> order -> B x (steps + 1) probabilities, 0..1, from no region replaced to all of them.
+
+    Raises:
+        ValueError: a model in training mode or without region attention, fewer steps than 1.
+    """
+    if model.training:
+        raise ValueError("The model is in training mode, in which it scores differently; call model.eval() first.")
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; it must be 1 or more.")
+    labels, grid = model(pixel_values).logits.argmax(dim=-1), tuple(model.config.feature_shape[1:])
+    orders = region_orders(region_importance(model, pixel_values, labels), generator)
+    mean_colour = pixel_values.mean(dim=(2, 3), keepdim=True).expand_as(pixel_values)
+    counts = np.linspace(0, grid[0] * grid[1], steps + 1).round().astype(int).tolist()
+    ends = {"deletion": (pixel_values, mean_colour), "insertion": (without_detail(pixel_values, grid), pixel_values)}
+    curves: Curves = {}
+    for kind, (start, end) in ends.items():
+        first, last = (class_probability(model, images, labels) for images in (start, end))
+        curves[kind] = {}
+        for name, order in orders.items():
+            between = (replaced(start, end, order, count, grid) for count in counts[1:-1])
+            values = [class_probability(model, images, labels) for images in between]
+            curves[kind][name] = np.stack([first, *values, last], axis=1)
+    return curves
+
+
+def area_under(curve: np.ndarray) -> np.ndarray:
+    """Area under curves over the share of the regions, 0..1: ... x (steps + 1) to ..., by trapezoids."""
+    return np.trapezoid(curve, dx=1 / (curve.shape[-1] - 1), axis=-1)
+
+
+def joined(parts: Iterable[Curves]) -> Curves:
+    """The curves of several batches, one after the other."""
+    parts = list(parts)
+    return {kind: {name: np.concatenate([part[kind][name] for part in parts]) for name in ORDERS} for kind in KINDS}
+
+
+def balanced_sample(labels: Sequence[int], per_class: int, seed: int = 0) -> list[int]:
+    """Places of `per_class` images of every class, in ascending order; all of a class that has fewer.
+
+    The same labels, number and seed give the same places. Raises ValueError for fewer than 1 image a class.
+    """
+    if per_class < 1:
+        raise ValueError(f"{per_class} images of each class are none; take 1 or more.")
+    rng, labels = np.random.default_rng(seed), np.asarray(labels)
+    places = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
+    return sorted(np.concatenate(places).tolist())
+
+
+def corrected_right(
+    explanation: Explanation, label: int, counts: Sequence[int], rng: np.random.Generator | None = None
+) -> list[bool]:
+    """Whether a wrong answer becomes right once so many attributes have been corrected, for each of `counts`.
+
+    Corrected are, first, the attributes that speak most against the true class and for the best of the others. Their
+    'true' values are those of the true class in the model's table; nobody has looked at the image. So this measures
+    how far few true statements reach, if they describe the class, and not what an observer would achieve.
+
+    Args:
+        explanation: of a wrongly classified image, without corrections. label: its true class.
+        rng: correct attributes at random instead, to compare with.
+
+    Raises:
+        ValueError: the answer is right already.
+    """
+    names, attributes = explanation.table.class_names, explanation.table.attribute_names
+    if explanation.ranking[0] == label:
+        raise ValueError(f"The answer, {names[label]}, is right; give the explanation of a wrong one.")
+    contributions = explanation.compare(names[label]).contributions
+    order = np.argsort(contributions, kind="stable") if rng is None else rng.permutation(len(contributions))
+    values = explanation.table.class_attributes[label]
+    results = []
+    for count in counts:
+        corrections = {attributes[a]: float(values[a]) for a in order[:count]}
+        results.append(explanation.correct(corrections).ranking[0] == label)
+    return results

@@ -1,0 +1,13 @@
+"""From data to a trained model: choose on validation classes, train on all seen ones, test, write it all down."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "evaluation": ["evaluate"],
+        "experiment": ["Experiment", "run"],
+        "loop": ["fit"],
+        "settings": ["TrainingSettings", "read_preset"],
+    },
+)

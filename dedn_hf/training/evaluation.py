@@ -1,0 +1,81 @@
+"""Runs a model over a task's test images and scores it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from dedn_hf.data.transforms import as_it_is
+from dedn_hf.metrics.scores import gzsl_scores
+
+if TYPE_CHECKING:
+    from dedn_hf.data.tasks import Inputs
+
+
+class _Joined(ConcatDataset):
+    """Several data sets of batches, one after the other; a batch keeps the order of its indices."""
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        wanted, start = torch.as_tensor(indices), 0
+        parts, places = [], []
+        for dataset, end in zip(self.datasets, self.cumulative_sizes, strict=True):
+            inside = ((wanted >= start) & (wanted < end)).nonzero()[:, 0]
+            if len(inside):
+                parts.append(dataset.__getitems__((wanted[inside] - start).tolist()))
+                places.append(inside)
+            start = end
+        # The last batch of several processes is filled up with the first images: its indices do not ascend.
+        order = torch.cat(places).argsort()
+        return {key: torch.cat([part[key] for part in parts])[order] for key in parts[0]}
+
+
+@torch.no_grad()
+def predict(
+    model: torch.nn.Module, data: Dataset, accelerator: Accelerator, batch_size: int = 64, num_workers: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and labels of every image, in order, whatever the number of processes.
+
+    Args:
+        model: prepared or not; it computes in the precision of `accelerator`. data: gives batches by `__getitems__`,
+            with `labels`.
+
+    Returns:
+        N x K float32 and N.
+    """
+    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=as_it_is)
+    # Not accelerator.prepare: it would keep every loader, and write each into the checkpoints.
+    loader = prepare_data_loader(loader, accelerator.device, put_on_device=True)
+    was_training = model.training
+    model.eval()
+    logits, labels = [], []
+    for batch in loader:
+        target = batch.pop("labels")
+        with accelerator.autocast():  # a prepared model does it itself, but not the average of its weights
+            output = model(**batch)
+        gathered = accelerator.gather_for_metrics((output.logits.float().contiguous(), target))
+        logits.append(gathered[0].cpu())
+        labels.append(gathered[1].cpu())
+    model.train(was_training)
+    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+def evaluate(
+    model: torch.nn.Module, inputs: Inputs, seen: Sequence[bool], accelerator: Accelerator | None = None, **options
+) -> tuple[dict, np.ndarray, np.ndarray]:
+    """T1, U, S, H, AUSUC (each 0..1) and per-class accuracies on the splits 'seen' and 'unseen'.
+
+    Args:
+        inputs: `Task.cached(...)` or `Task.decoded(...)`. seen: K bool. options: as `predict`.
+
+    Returns:
+        The scores, and the logits (N x K) and labels (N) behind them.
+    """
+    data = _Joined([inputs("seen"), inputs("unseen")])
+    logits, labels = predict(model, data, accelerator or Accelerator(), **options)
+    return gzsl_scores(logits, labels, np.asarray(seen)), logits, labels

@@ -1,0 +1,274 @@
+"""One training run, from data to a saved model: choose on validation classes, refit, test, and write it all down."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from dedn_hf.data.features import FeatureCache
+from dedn_hf.data.loading import load
+from dedn_hf.data.tasks import Inputs, Task, test_task, validation_task
+from dedn_hf.data.transforms import evaluation_transform, training_transform
+from dedn_hf.metrics.scores import calibrate, gzsl_scores
+from dedn_hf.modeling.attribute_table import near_names
+from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
+from dedn_hf.modeling.writing import whole_file
+from dedn_hf.publish.card import write_card
+from dedn_hf.training.distributed import require_supported, save_model
+from dedn_hf.training.loop import fit
+from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use
+from dedn_hf.training.record import Stopwatch, backbone_hash, count_images, describe_data, describe_model, surroundings
+from dedn_hf.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.attribute_table import AttributeTable
+
+PROTOCOLS = {
+    "val": "epoch (and calibration, where used) chosen on validation classes, then trained on all seen classes; "
+    "test splits used once, at the end",
+    "test": "published protocol: the epoch that is best on the test splits",
+    "last": "last epoch, nothing chosen; test splits used once, at the end",
+}
+
+
+@dataclass
+class Experiment:
+    """What a run needs besides its settings.
+
+    Args:
+        load: `load(validation)` gives the splits and the table of that variant, as `dedn_hf.data.load`.
+        build: a new model for an attribute table.
+        features: folder of the feature cache (made if absent), or None to decode images in every epoch.
+        describe: anything JSON can hold that belongs into run.json, such as the preset.
+        fingerprint: `data_fingerprint` of the data, where it is known already; else the run computes it.
+    """
+
+    load: Callable[[bool], tuple[datasets.DatasetDict, AttributeTable]]
+    build: Callable[[AttributeTable], DEDNForZeroShot]
+    features: Path | None = None
+    describe: dict | None = None
+    fingerprint: dict[str, str] | None = None
+
+    @classmethod
+    def from_preset(
+        cls, preset: dict, features: str | Path | None = None, fingerprint: dict[str, str] | None = None
+    ) -> Experiment:
+        """What a preset describes, in the words of `read_preset`; run.json will hold it without this machine's paths.
+
+        Raises ValueError for an option that no model has: it would be ignored, and the run be another than was meant.
+        """
+        data, model = preset["data"], preset["model"]
+        known = [*inspect.signature(DEDNForZeroShot.from_timm).parameters, *inspect.get_annotations(DEDNConfig)]
+        for key in model:
+            if key not in known:
+                raise ValueError(f"No model option {key!r}.{near_names(key, known)}")
+        return cls(
+            load=lambda validation: load(validation=validation, **data),
+            build=lambda table: DEDNForZeroShot.from_timm(table=table, **model),
+            features=Path(features) if features else None,
+            describe={**preset, "data": without_paths(data), "model": without_paths(model)},
+            fingerprint=fingerprint,
+        )
+
+
+def without_paths(options: dict) -> dict:
+    """Options as they go into run.json, which is published: of files and folders their names only."""
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
+        for key, value in options.items()
+        if key != "data_dir"
+    }
+
+
+def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, accelerator: Accelerator) -> dict:
+    """Train, choose, test; `output` then holds the model (`from_pretrained` loads it), run.json and the model's card.
+
+    Returns:
+        What run.json holds: 'results' with T1, U, S, H, AUSUC (0..1), the protocol, histories, settings, versions,
+        and what the card says besides: data, model, hardware, time.
+
+    Raises:
+        FileExistsError: `output` holds a finished run. BlockingIOError: another training uses it.
+        ValueError: settings and data do not fit. OSError: nothing can be written to `output`. For the rest, see `fit`.
+    """
+    require_consistent(experiment, settings)
+    require_supported(settings, accelerator)
+    if settings.deterministic:
+        compute_deterministically(accelerator.device)
+    with sole_use(Path(output), accelerator):
+        if settings.tracker and not accelerator.trackers:  # and not before, because it may write to the folder
+            accelerator.init_trackers(
+                "dedn", {k: v for k, v in settings.to_dict().items() if isinstance(v, (int, float))}
+            )
+        record = train_and_test(experiment, settings, Path(output), accelerator)
+        accelerator.wait_for_everyone()
+    return record
+
+
+def require_consistent(experiment: Experiment, settings: TrainingSettings) -> None:
+    """Raise ValueError for settings that do not go with cached features, or with none."""
+    if settings.train_backbone and experiment.features is not None:
+        raise ValueError(
+            "train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache."
+        )
+    if (settings.feature_views > 1) != (experiment.features is not None and settings.augmentation != "none"):
+        raise ValueError(
+            "Augmentation of cached features needs feature_views > 1 (views that are cached too) and a folder for the "
+            f"cache; feature_views is {settings.feature_views}, augmentation {settings.augmentation!r}."
+        )
+
+
+def train_and_test(experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator) -> dict:
+    """What `run` does once it has the folder for itself."""
+    stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
+    record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
+    bias = 0.0
+    if settings.select_on == "val":
+        record["selection"], settings, bias = select(experiment, settings, output, accelerator)
+        stopwatch.lap("selection")
+    splits, table = experiment.load(False)
+    task = test_task(splits, table)
+    model = new_model(experiment, table, settings)
+    start = backbone_hash(model)
+    model.config.calibration_bias += bias  # it was chosen on top of what the settings give
+    caches = open_caches(experiment, model, settings, accelerator)
+    keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
+    final = TrainingSettings.from_dict(settings.to_dict())
+    if settings.select_on != "test":
+        final.evaluate_every = final.epochs
+    inputs, checkpoints = inputs_of(task, model, settings, caches), output / CHECKPOINTS
+    history = fit(model, task, inputs, final, accelerator, checkpoints, keeper)
+    stopwatch.lap("training")
+    chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
+    record.update(results=chosen, history=history.epochs, calibration_bias=model.config.calibration_bias)
+    record.update(surroundings(accelerator), time=stopwatch.record)
+    record.update(settings=settings.to_dict(), experiment=experiment.describe)
+    record.update(cached_features=experiment.features is not None)
+    data = describe_data(splits, table, experiment.describe, experiment.fingerprint)
+    record.update(data=data, model={**describe_model(model, output, accelerator), "backbone_start": start})
+    if accelerator.is_main_process:
+        table.save(output)
+        write_card(output, [record])
+        write_json(output / RUN_FILE, record)  # last: it says that the folder is finished
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return record
+
+
+def select(
+    experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator
+) -> tuple[dict, TrainingSettings, float]:
+    """Train with the 'val' classes unseen and choose the number of epochs there, and the constant for unseen logits.
+
+    With a schedule that decays, the number of epochs is part of the recipe and is kept.
+
+    Returns:
+        The record of the selection, the settings for the final training, the calibration bias.
+    """
+    splits, table = experiment.load(True)
+    task = validation_task(splits, table)
+    model = new_model(experiment, task.table, settings)
+    caches = open_caches(experiment, model, settings, accelerator)
+
+    def measure(_model, epoch: dict, predictions: tuple[np.ndarray, np.ndarray]) -> None:
+        if settings.calibrate:
+            bias = calibrate(*predictions, task.table.seen)
+            epoch.update(H_uncalibrated=epoch["H"], **calibrated_scores(*predictions, task.table.seen, bias))
+            epoch["calibration_bias"] = bias
+
+    inputs = inputs_of(task, model, settings, caches)
+    history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, measure)
+    chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
+    accelerator.free_memory()  # the next model needs the room
+    final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
+    record = {"chosen": chosen, "history": history.epochs, "images": count_images(splits)}
+    return record, final, chosen.get("calibration_bias", 0.0)
+
+
+def compute_deterministically(device: torch.device) -> None:
+    """Use only algorithms that give the same bits every time; raises ValueError where cuBLAS was not told to."""
+    if device.type == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
+        raise ValueError(
+            "deterministic=True on a GPU needs CUBLAS_WORKSPACE_CONFIG=:4096:8 in the environment of the command."
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def calibrated_scores(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray, bias: float) -> dict:
+    """U, S and H with `bias` added to the unseen logits."""
+    scores = gzsl_scores(logits + bias * ~np.asarray(seen), labels, seen)
+    return {key: scores[key] for key in ("U", "S", "H")}
+
+
+def new_model(experiment: Experiment, table: AttributeTable, settings: TrainingSettings) -> DEDNForZeroShot:
+    """A model that depends on nothing but the experiment, the table and the seed."""
+    set_seed(settings.seed)
+    return experiment.build(table)
+
+
+def open_caches(
+    experiment: Experiment, model: DEDNForZeroShot, settings: TrainingSettings, accelerator: Accelerator
+) -> list[FeatureCache]:
+    """The feature cache of all images, with `flip_test` that of their mirror images, those of views for training.
+
+    The main process makes what is not there. Without a folder for features, there are none.
+    """
+    if experiment.features is None:
+        return []
+    splits, _ = experiment.load(False)
+    splits = {name: split.select_columns(["image", "file"]) for name, split in splits.items()}
+    everything = datasets.concatenate_datasets(list(splits.values()))
+    how = {"precision": settings.feature_precision, "num_workers": settings.num_workers}
+    model.to(accelerator.device)
+    with accelerator.main_process_first():
+        caches = [FeatureCache.open_or_build(experiment.features, model, everything, **how)]
+        if model.config.flip_test:
+            folder = experiment.features / "mirrored"
+            caches.append(FeatureCache.open_or_build(folder, model, everything, view={"mirrored": True}, **how))
+        for view in range(1, settings.feature_views):
+            folder, options = experiment.features / f"view-{view}", {"view": view, **augmentation_of(settings)}
+            caches.append(FeatureCache.open_or_build(folder, model, splits["train"], view=options, **how))
+    return caches
+
+
+def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]) -> Inputs:
+    """Cached features where there are caches, else images, augmented for training."""
+    if caches:
+        plain, *others = caches
+        mirrored = others.pop(0) if model.config.flip_test else None
+        return task.cached(plain, *others, mirrored=mirrored)
+    return task.decoded(training_transform(model, **augmentation_of(settings)), evaluation_transform(model))
+
+
+def augmentation_of(settings: TrainingSettings) -> dict:
+    """Arguments of `training_transform`."""
+    return {name: getattr(settings, name) for name in ("augmentation", "crop_scale", "jitter")}
+
+
+class Best:
+    """Saves the model after an evaluation: the last one, or the one with the highest H so far."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, keep_best: bool) -> None:
+        self.folder, self.accelerator, self.keep_best = folder, accelerator, keep_best
+
+    def __call__(self, model: torch.nn.Module, epoch: dict, predictions: tuple) -> None:
+        if epoch["best_so_far"] or not self.keep_best:
+            save_model(model, self.folder, self.accelerator)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """The file is whole or absent."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,0 +1,57 @@
+"""The data that a saved model is examined on, as the scripts in examples/ take them from the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator
+
+from dedn_hf.data.loading import load
+from dedn_hf.data.tasks import Inputs, Task
+from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+from dedn_hf.training.experiment import Experiment, inputs_of, open_caches
+from dedn_hf.training.settings import TrainingSettings
+
+
+def data_options(arguments: argparse.Namespace) -> dict:
+    """Arguments of `load`. Raises ValueError for an option without a value."""
+    options = {"name": arguments.data, "data_dir": arguments.data_dir, "csv": arguments.csv}
+    options = {key: value for key, value in options.items() if value is not None}
+    for text in arguments.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"Cannot read {text!r}. Write KEY=VALUE, e.g. image_size=64.")
+        options[key] = yaml.safe_load(value)
+    return options
+
+
+def require_same_classes(model: DEDNForZeroShot, table: AttributeTable) -> None:
+    """Raise ValueError unless model and data set agree on the classes and on which of them were trained on.
+
+    Attributes are matched by `set_classes`, which raises for a missing one. The order of both is free.
+    """
+    seen_by_model = dict(zip(model.attribute_table.class_names, model.attribute_table.seen.tolist(), strict=True))
+    for name, seen in zip(table.class_names, table.seen.tolist(), strict=True):
+        if name not in seen_by_model:
+            raise ValueError(
+                f"The model does not know the class {name!r} of the data.{near_names(name, seen_by_model)}"
+            )
+        if seen_by_model[name] and not seen:
+            raise ValueError(
+                f"The model was trained on the class {name!r}, which counts as unseen here: no zero-shot "
+                "result. Use the split that the model was trained for."
+            )
+
+
+def inputs_from(
+    model: DEDNForZeroShot, task: Task, data: dict, folder: str | None, accelerator: Accelerator
+) -> Inputs:
+    """Batches of cached features where a folder is given, else of images."""
+    experiment = Experiment(
+        lambda validation: load(validation=validation, **data), None, features=Path(folder) if folder else None
+    )
+    settings = TrainingSettings()
+    return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))

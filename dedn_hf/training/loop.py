@@ -1,0 +1,279 @@
+"""The training loop: cached features, a frozen backbone on images, or full fine-tuning, on any number of processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from dedn_hf.data.base import abbreviate
+from dedn_hf.data.sampling import Batches
+from dedn_hf.data.transforms import as_it_is
+from dedn_hf.data.workers import explained_worker_death, outlive_signals
+from dedn_hf.training.checkpoint import Checkpoint, Progress
+from dedn_hf.training.distributed import configure_sharding, joint_loss, require_supported, synchronise_batch_norm
+from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.settings import TrainingSettings
+from dedn_hf.training.stopping import StopSignals
+
+if TYPE_CHECKING:
+    from dedn_hf.data.tasks import Inputs, Task
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+
+@dataclass
+class History:
+    """What happened in each epoch: 'epoch' (1, 2, ...), 'loss' and, where evaluated, the scores of `evaluate`."""
+
+    epochs: list[dict] = field(default_factory=list)
+
+    def highest(self) -> float:
+        """The highest H so far, -1 before the first evaluation."""
+        return max((epoch["H"] for epoch in self.epochs if "H" in epoch), default=-1.0)
+
+    def best(self) -> dict:
+        """The evaluated epoch with the highest H (the earliest of equals)."""
+        return max((epoch for epoch in self.epochs if "H" in epoch), key=lambda epoch: epoch["H"])
+
+
+def fit(
+    model: DEDNForZeroShot,
+    task: Task,
+    inputs: Inputs,
+    settings: TrainingSettings,
+    accelerator: Accelerator,
+    folder: Path,
+    on_evaluation: Callable[[torch.nn.Module, dict, tuple], None] | None = None,
+) -> History:
+    """Train `model` in place, and evaluate it on the task's 'seen' and 'unseen' splits.
+
+    Ctrl-C or SIGTERM ends it after the current step, with a checkpoint; a second one at once. What was prepared with
+    `accelerator` before is released: a checkpoint holds one model.
+
+    Args:
+        folder: checkpoints go there; training goes on from the last one that is there.
+        on_evaluation: called on every process with the evaluated model (as prepared: see `distributed.save_model`),
+            the epoch's record, and logits and labels.
+
+    Raises:
+        ValueError: a damaged checkpoint, one of other settings, settings that do not go with how processes share the
+            model.
+        FloatingPointError: the loss is no finite number. ChildProcessError: a worker that loads images died.
+        OSError: a checkpoint cannot be written. KeyboardInterrupt, SystemExit: after Ctrl-C, SIGTERM.
+    """
+    if accelerator._models:
+        accelerator.free_memory()  # and not always, because it collects garbage
+    require_supported(settings, accelerator)
+    training = prepare(model, task, inputs, settings, accelerator)
+    checkpoint = Checkpoint(accelerator, folder, settings, task.name, training.beside_the_model())
+    progress = checkpoint.resume()
+    history = History(progress.epochs)
+    with StopSignals(accelerator, enabled=settings.checkpoint_every > 0) as stop, explained_worker_death():
+        for epoch in range(len(history.epochs) + 1, settings.epochs + 1):
+            # Seeding by epoch makes a resumed run draw what an uninterrupted one draws.
+            set_seed(settings.seed * 10_000 + epoch, device_specific=True)
+            if progress.step:
+                checkpoint.restore_random_state()
+            for _ in training.steps(epoch, progress):
+                if stop.wanted():
+                    checkpoint.save(progress)
+                    stop.leave()
+            record = {"epoch": epoch, "loss": training.mean_loss(progress)}
+            if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
+                scores, *predictions = evaluate(training.evaluated, inputs, task.table.seen, accelerator)
+                record.update(scores, best_so_far=scores["H"] > history.highest())
+                if on_evaluation:
+                    on_evaluation(training.evaluated, record, predictions)
+            history.epochs.append(record)
+            report(accelerator, settings, task, record)
+            progress, stopping = Progress(history.epochs), stop.wanted(at_once=True)
+            if stopping or checkpoint.due(history.epochs):
+                checkpoint.save(progress)
+            if stopping:
+                stop.leave()
+    if training.average:
+        accelerator.unwrap_model(training.model).load_state_dict(training.average.module.state_dict())
+    return history
+
+
+@dataclass
+class Training:
+    """What takes part in a training step. `model` and `optimizer` are prepared, `loader` is this process's."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    average: AveragedModel | None
+    loader: DataLoader
+    batches: Batches
+    task: Task
+    settings: TrainingSettings
+    accelerator: Accelerator
+    calibration_weight: float
+
+    @property
+    def evaluated(self) -> torch.nn.Module:
+        """The model to evaluate: the average where there is one."""
+        return self.average.module if self.average else self.model
+
+    def beside_the_model(self) -> list:
+        """What else has a state that a checkpoint must hold."""
+        return [self.scheduler, *([self.average] if self.average else [])]
+
+    def mean_loss(self, progress: Progress) -> float:
+        """Of an epoch that is done, over the images of all processes."""
+        mean = torch.tensor(progress.total / len(self.batches), device=self.accelerator.device)
+        return self.accelerator.reduce(mean, "mean").item()
+
+    def steps(self, epoch: int, progress: Progress) -> Iterator[None]:
+        """Train for what is left of an epoch, writing down the progress; stops over after every optimizer step."""
+        accelerator, settings = self.accelerator, self.settings
+        self.batches.set_epoch(epoch, skip=progress.step)
+        self.model.train()
+        for batch in self.progress_bar(epoch, progress.step):
+            step = progress.step + 1
+            # Not accelerator.accumulate: it would carry what an epoch leaves over into the next one.
+            complete = step % settings.gradient_accumulation_steps == 0 or step == len(self.batches)
+            accelerator.sync_gradients = complete
+            with nullcontext() if complete else accelerator.no_sync(self.model):
+                share = len(batch["labels"]) * accelerator.num_processes / self.batches.joint_size
+                with accelerator.autocast():  # a prepared model does it itself, but not one that FSDP shards
+                    output = self.model(**send_to_device(batch, accelerator.device))
+                loss = joint_loss(output, self.calibration_weight, share, accelerator)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise FloatingPointError(not_finite(value, epoch, step, self.suspects(step, batch)))
+                accelerator.backward(loss)
+                if complete and settings.max_grad_norm is not None:
+                    accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
+            progress.step, progress.total = step, progress.total + value
+            if complete:
+                self.optimizer.step()
+                self.scheduler.step()
+                self.optimizer.zero_grad()
+                if self.average:
+                    self.average.update_parameters(accelerator.unwrap_model(self.model))
+                yield
+
+    def progress_bar(self, epoch: int, done: int) -> Iterator[dict]:
+        """The batches that are left of the epoch, behind a progress bar on one process."""
+        title, silent = f"{self.task.name} {epoch}/{self.settings.epochs}", not self.accelerator.is_local_main_process
+        return tqdm(self.loader, title, len(self.batches), leave=False, disable=silent, initial=done)
+
+    def suspects(self, step: int, batch: dict) -> str:
+        """The images of this process's batch; where the input itself is no number, those images alone."""
+        indices = next(islice(iter(self.batches), step - 1 - self.batches.skip, None))
+        images = self.task.images.get("train")
+        names = [f"image {index}" for index in indices]
+        if images is not None:
+            names = images.select_columns(["file"])[list(indices)]["file"]
+        values = batch["pixel_values"] if "pixel_values" in batch else batch["features"]
+        finite = torch.isfinite(values.flatten(1)).all(dim=1).tolist()
+        broken = [name for name, whole in zip(names, finite, strict=True) if not whole]
+        if broken:
+            return f"The input itself holds what is no number, in {abbreviate(broken)}: replace or remove that."
+        return f"The batch: {abbreviate(names, 50)}."
+
+
+def prepare(
+    model: DEDNForZeroShot, task: Task, inputs: Inputs, settings: TrainingSettings, accelerator: Accelerator
+) -> Training:
+    """Everything that a training needs, from the settings."""
+    accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps
+    loader, batches = training_loader(inputs, task, settings, accelerator)
+    optimizer = build_optimizer(model, settings)
+    synchronise_batch_norm(model, accelerator)
+    configure_sharding(settings, accelerator)
+    scheduler = build_scheduler(optimizer, settings, len(batches))
+    average = build_average(model, settings, accelerator.device)
+    calibration_weight = model.config.calibration_weight
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return Training(
+        model, optimizer, scheduler, average, loader, batches, task, settings, accelerator, calibration_weight
+    )
+
+
+def training_loader(inputs: Inputs, task: Task, settings: TrainingSettings, accelerator: Accelerator):
+    """The loader of this process's share of every joint batch, and the `Batches` behind it."""
+    batches = Batches(
+        task.labels["train"],
+        settings.batch_size,
+        settings.sampling,
+        settings.seed,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    workers = {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
+    workers["worker_init_fn"] = outlive_signals
+    # A generator of its own: else the loader takes numbers from the one that dropout uses, more or fewer with workers.
+    generator = torch.Generator()
+    loader = DataLoader(inputs("train"), batch_sampler=batches, collate_fn=as_it_is, generator=generator, **workers)
+    return loader, batches
+
+
+def build_optimizer(model: DEDNForZeroShot, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """RMSprop as published, or AdamW; the backbone, where it is trained, has a learning rate of its own.
+
+    Sets which parameters are trained. Raises ValueError for a frozen stage that the backbone does not have.
+    """
+    model.freeze_backbone(not settings.train_backbone)
+    groups = [{"params": [p for n, p in model.named_parameters() if not n.startswith("backbone.")]}]
+    if settings.train_backbone:
+        model.backbone.freeze_stages(settings.frozen_stages, settings.freeze_batch_norm)
+        trained = [p for p in model.backbone.parameters() if p.requires_grad]
+        groups.append({"params": trained, "lr": settings.backbone_learning_rate})
+    shared = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, momentum=settings.momentum, **shared)
+    return torch.optim.AdamW(groups, **shared)
+
+
+def build_scheduler(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, batches: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate's course over all optimizer steps of `settings.epochs` epochs of `batches` batches."""
+    steps = settings.epochs * math.ceil(batches / settings.gradient_accumulation_steps)
+    schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+    return get_scheduler(schedule, optimizer, round(settings.warmup * steps), steps)
+
+
+def build_average(
+    model: DEDNForZeroShot, settings: TrainingSettings, device: torch.device | str = "cpu"
+) -> AveragedModel | None:
+    """The exponential moving average of the weights, or None."""
+    if settings.ema_decay is None:
+        return None
+    return AveragedModel(model, device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=False)
+
+
+def not_finite(loss: float, epoch: int, step: int, suspects: str) -> str:
+    """What to say of a loss that is no number."""
+    return (
+        f"The loss is {loss} at epoch {epoch}, step {step}. {suspects} Try a lower learning_rate, max_grad_norm=1, or "
+        "mixed_precision='no'. The last checkpoint is from before."
+    )
+
+
+def report(accelerator: Accelerator, settings: TrainingSettings, task: Task, record: dict) -> None:
+    """One line a epoch on the screen, all numbers to the tracker."""
+    numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+    if settings.tracker:
+        values = {f"{task.name}/{key}": value for key, value in numbers.items() if key != "epoch"}
+        accelerator.log(values, step=record["epoch"])
+    scores = "  ".join(f"{key} {100 * numbers[key]:.1f}" for key in ("T1", "U", "S", "H") if key in numbers)
+    if accelerator.is_local_main_process:
+        tqdm.write(f"{task.name} epoch {record['epoch']:3d}/{settings.epochs}  loss {record['loss']:.4f}  {scores}")
