@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from dedn_hf.data.catalog import Catalog, Image, require_validation_classes, undecodable
+from dedn_hf.data.catalog import Catalog, Image, contents, is_unusual, require_validation_classes, undecodable
 from dedn_hf.modeling.attribute_table import AttributeTable
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     """Builds `image`, `label` (an index into `table.class_names`) and `file` (path relative to the image folder).
 
     Splits: train, test_seen, test_unseen; with `validation` train, val_seen, val_unseen, which hold no test image.
-    The Arrow cache holds paths, not copies of the images. It is rebuilt when the files or the arguments change.
+    The Arrow cache holds paths, not copies of the images. It is rebuilt when the files or the arguments change. A
+    split of which there is no image is there, and empty.
 
     Args:
         catalog: class table and images.
@@ -86,7 +87,10 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     def load(self) -> datasets.DatasetDict:
         """Build the data set, or find it in the cache, and open it. Raises ValueError as described at the class."""
         self.download_and_prepare()
-        return self.as_dataset()
+        empty = datasets.Dataset.from_dict({name: [] for name in self.info.features}, self.info.features, self.info)
+        return datasets.DatasetDict(
+            {split: self.as_dataset(split) if split in self.info.splits else empty for split in self.images}
+        )
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the data set, or find it in the cache; every time, warn about images that were left out."""
@@ -96,12 +100,13 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
 
     def problems(self, images: list[Image]) -> dict[str, str]:
         """File -> reason, for the images that do not decode."""
-        return undecodable(self.catalog.root, images)
+        return undecodable(self.catalog, images)
 
     def example(self, image: Image) -> dict[str, Any]:
         """One row of the data set."""
-        path = str(Path(self.catalog.root) / image.file)
-        return {"image": {"path": path, "bytes": None}, "label": image.label, "file": image.file}
+        path = self.catalog.path_of(image.file)
+        stored = {"path": None, "bytes": contents(path)} if is_unusual(path) else {"path": path, "bytes": None}
+        return {"image": stored, "label": image.label, "file": image.file}
 
     def features(self) -> datasets.Features:
         """Types of the columns."""
@@ -128,6 +133,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
         return [
             datasets.SplitGenerator(name, {"images": [image for image in images if image.file not in problems]})
             for name, images in self.images.items()
+            if images  # of an empty split, `datasets` would say that it corresponds to no data
         ]
 
     def _generate_examples(self, images: list[Image]) -> Iterator[tuple[str, dict[str, Any]]]:
