@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 
 from dedn_hf.data.catalog import Catalog, Image, contents, is_unusual, require_validation_classes, undecodable
+from dedn_hf.data.privacy import without_metadata
 from dedn_hf.modeling.attribute_table import AttributeTable
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
         strict: an image that does not decode is an error (default: it is left out, with a warning).
         cache_dir: where the Arrow files go (default: the `datasets` cache).
         config_name: 'default', 'validation' or 'portions' (the finest partition); overrides `validation`.
+        keep_metadata: False stores the images themselves, without EXIF data and the like, see `without_metadata`.
 
     Raises:
         ValueError: a validation split is asked for, but there are not two seen classes.
@@ -54,15 +56,16 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
         strict: bool = False,
         cache_dir: str | Path | None = None,
         config_name: str | None = None,
+        keep_metadata: bool = True,
     ) -> None:
         self.catalog = catalog
-        self.strict = strict
+        self.strict, self.keep_metadata = strict, keep_metadata
         config_name = config_name or ("validation" if validation else "default")
         if config_name == "validation":
             require_validation_classes(catalog.table)
         self.images = catalog.images_of(config_name)
         name = type(self).__name__.lower()
-        fingerprint = catalog.fingerprint() + ("-strict" if strict else "")
+        fingerprint = catalog.fingerprint() + "-strict" * strict + "-without-metadata" * (not keep_metadata)
         cache_dir = None if cache_dir is None else str(cache_dir)
         super().__init__(cache_dir=cache_dir, dataset_name=name, config_name=config_name, hash=fingerprint)
         if catalog.missing_classes:
@@ -105,7 +108,11 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     def example(self, image: Image) -> dict[str, Any]:
         """One row of the data set."""
         path = self.catalog.path_of(image.file)
-        stored = {"path": None, "bytes": contents(path)} if is_unusual(path) else {"path": path, "bytes": None}
+        stored = {"path": path, "bytes": None}
+        if not self.keep_metadata:
+            stored = {"path": None, "bytes": without_metadata(contents(path))}
+        elif is_unusual(path):
+            stored = {"path": None, "bytes": contents(path)}
         return {"image": stored, "label": image.label, "file": image.file}
 
     def features(self) -> datasets.Features:

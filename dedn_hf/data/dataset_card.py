@@ -12,6 +12,8 @@ from dedn_hf.data.catalog import SPLITS
 if TYPE_CHECKING:
     from dedn_hf.data.base import ZeroShotBuilder
 
+REMOVED = "The images hold no metadata: no place, no camera, no comment. Their pixels are the original ones."
+KEPT = "The images are the original files. Their metadata may say where a photo was taken, and with which camera."
 USAGE = """\
 ```python
 from datasets import load_dataset
@@ -88,6 +90,7 @@ def text_of(builder: ZeroShotBuilder) -> str:
         "Images by portion: " + ", ".join(f"{portion} {count}" for portion, count in counts.items()) + ".",
         f"Not in it: {len(missing)} classes of the full data set ({abbreviate(missing)})." if missing else "",
         f"Left out, because they do not decode: {len(left_out)} images ({abbreviate(left_out)})." if left_out else "",
+        KEPT if builder.keep_metadata else REMOVED,
         USAGE,
         f"Licence: {builder.TERMS}.",
         f"Homepage: {builder.HOMEPAGE}" if builder.HOMEPAGE else "",
