@@ -166,8 +166,8 @@ def undecodable(catalog: Catalog, images: Sequence[Image]) -> dict[str, str]:
         return {image.file: problem for image, problem in checked if problem}
 
 
-def decode_problem(path: str) -> str | None:
-    """Why the image at `path` does not decode, or None. JPEGs decode at an eighth of their size, to be quick."""
+def decode_problem(path: str | bytes) -> str | None:
+    """Why the image in a file, or of these bytes, does not decode, or None. To be quick, JPEGs decode at an eighth."""
     try:
         with open_encoded(path) as image:
             image.draft(None, (1, 1))

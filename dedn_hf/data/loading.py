@@ -18,6 +18,7 @@ BUILDERS = {
     "sun": ("dedn_hf.data.sun", "SUN"),
     "awa2": ("dedn_hf.data.awa2", "AWA2"),
     "folder": ("dedn_hf.data.folder", "Folder"),
+    "existing": ("dedn_hf.data.existing", "Existing"),
     "shapes": ("dedn_hf.data.shapes", "Shapes"),
 }
 RECORD_FILE = "dedn.json"  # in every finished prepared folder
@@ -34,7 +35,7 @@ def load(
     """Splits and class table of a data set.
 
     Args:
-        name: 'cub', 'sun', 'awa2', 'folder', 'shapes', or the path of a folder that `dedn prepare` wrote.
+        name: 'cub', 'sun', 'awa2', 'folder', 'existing', 'shapes', or the path of a folder that `dedn prepare` wrote.
         data_dir: folder of the images; a prepared folder and 'shapes' need none.
         validation: splits train, val_seen, val_unseen in place of train, test_seen, test_unseen.
         strict: an image that does not decode is an error, not a warning.

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
-from dedn_hf.data.photos import Photos, find_photos
+from dedn_hf.data.photos import Match, Photos, find_photos
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 
 logger = logging.getLogger(__name__)
@@ -20,16 +21,44 @@ def own_catalog(
     data_dir: str | Path, csv: str | Path | None, groups: str | Path | dict[str, str] | None, test_fraction: float
 ) -> Catalog:
     """The catalog of the images under `data_dir`; arguments and errors as `Folder`."""
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction is {test_fraction}; it is the share of a class to test on, above 0, below 1.")
+    require_share(test_fraction)
     csv = Path(data_dir) / "attributes.csv" if csv is None else Path(csv)
-    table = AttributeTable.from_csv(csv, groups)
-    table.require_seen_and_unseen()
-    found = find_photos(data_dir, lambda names: {name: name for name in names & set(table.class_names)})
-    require_described(found, table.class_names, csv)
+    table = read_table(csv, groups)
+    found = find_photos(data_dir, matching(table))
     for line in found.describe_skipped():
         logger.warning("Not used: %s.", line)
     warn_same_photos(found)
+    stamps = {photo.path: stamp(photo.path) for photo in found.photos}
+    return described_catalog(found, table, csv, test_fraction, stamps)
+
+
+def require_share(test_fraction: float) -> None:
+    """Raise ValueError for a share of images to test on that leaves nothing on one side."""
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction is {test_fraction}; it is the share of a class to test on, above 0, below 1.")
+
+
+def read_table(csv: Path, groups: str | Path | dict[str, str] | None) -> AttributeTable:
+    """The class attributes; raises ValueError without seen or unseen classes."""
+    table = AttributeTable.from_csv(csv, groups)
+    table.require_seen_and_unseen()
+    return table
+
+
+def matching(table: AttributeTable) -> Match:
+    """Which names of folders or labels are classes of the table."""
+    return lambda names: {name: name for name in names & set(table.class_names)}
+
+
+def described_catalog(
+    found: Photos, table: AttributeTable, csv: Path, test_fraction: float, stamps: Mapping[str, str]
+) -> Catalog:
+    """The catalog of photos and their classes' attributes.
+
+    Args:
+        csv: named in errors. stamps: path of each photo -> what changes with it.
+    """
+    require_described(found, table.class_names, csv)
     counts = found.counts()
     missing = [name for name in table.class_names if not counts[name]]
     unseen = {name for name, is_seen in zip(table.class_names, table.seen, strict=True) if not is_seen}
@@ -44,7 +73,7 @@ def own_catalog(
         for row in split_class(found, name, label, name in unseen, test_fraction)
     ]
     paths = {found.relative(photo): photo.path for photo in found.photos}
-    images = [image._replace(stamp=stamp(paths[image.file])) for image in assign_portions(listed, table.roles)]
+    images = [image._replace(stamp=stamps[paths[image.file]]) for image in assign_portions(listed, table.roles)]
     return Catalog(table, images, found.root, dropped, paths)
 
 
@@ -78,8 +107,10 @@ def warn_described_only(names: list[str]) -> None:
 def split_class(
     found: Photos, name: str, label: int, unseen: bool, test_fraction: float
 ) -> list[tuple[str, int, str]]:
-    """(file, label, split) for the images of one class; where folders or list say what to test on, by these."""
-    photos = {found.relative(photo): photo for photo in found.photos if photo.label == name}
-    given = {file for file, photo in photos.items() if photo.split == "test"}
-    test = given or hold_out([file for file, photo in photos.items() if not photo.split], test_fraction, "test")
+    """(file, label, split) for the images of one class. Where some photos are marked for testing, only these are."""
+    photos = {found.relative(photo): photo.split for photo in found.photos if photo.label == name}
+    if any(photo.split == "test" for photo in found.photos):
+        test = {file for file, split in photos.items() if split == "test"}
+    else:
+        test = hold_out(list(photos), test_fraction, "test")
     return [(file, label, "test_unseen" if unseen else "test_seen" if file in test else "trainval") for file in photos]
