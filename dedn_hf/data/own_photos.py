@@ -67,13 +67,9 @@ def described_catalog(
     warn_described_only([name for name in missing if name in unseen])
     dropped = [name for name in missing if name not in unseen]
     table = with_validation_classes(table.select([name for name in table.class_names if name not in dropped]))
-    listed = [
-        row
-        for label, name in enumerate(table.class_names)
-        for row in split_class(found, name, label, name in unseen, test_fraction)
-    ]
     paths = {found.relative(photo): photo.path for photo in found.photos}
-    images = [image._replace(stamp=stamps[paths[image.file]]) for image in assign_portions(listed, table.roles)]
+    portions = assign_portions(split_photos(found, table, test_fraction), table.roles)
+    images = [image._replace(stamp=stamps[paths[image.file]]) for image in portions]
     return Catalog(table, images, found.root, dropped, paths)
 
 
@@ -104,13 +100,16 @@ def warn_described_only(names: list[str]) -> None:
         logger.warning("%d unseen classes have no images to test on: %s.", len(names), abbreviate(names))
 
 
-def split_class(
-    found: Photos, name: str, label: int, unseen: bool, test_fraction: float
-) -> list[tuple[str, int, str]]:
-    """(file, label, split) for the images of one class. Where some photos are marked for testing, only these are."""
-    photos = {found.relative(photo): photo.split for photo in found.photos if photo.label == name}
-    if any(photo.split == "test" for photo in found.photos):
-        test = {file for file, split in photos.items() if split == "test"}
-    else:
-        test = hold_out(list(photos), test_fraction, "test")
-    return [(file, label, "test_unseen" if unseen else "test_seen" if file in test else "trainval") for file in photos]
+def split_photos(found: Photos, table: AttributeTable, test_fraction: float) -> list[tuple[str, int, str]]:
+    """(file, label, split) for all images, by class. Where some photos are marked for testing, only these are."""
+    of_class: dict[str, dict[str, str]] = {name: {} for name in table.class_names}
+    for photo in found.photos:
+        of_class[photo.label][found.relative(photo)] = photo.split
+    marked = any(photo.split == "test" for photo in found.photos)
+    listed = []
+    for label, (files, is_seen) in enumerate(zip(of_class.values(), table.seen, strict=True)):
+        held_out = hold_out(list(files), test_fraction, "test")
+        for file, split in files.items():
+            is_test = split == "test" if marked else file in held_out
+            listed.append((file, label, "test_unseen" if not is_seen else "test_seen" if is_test else "trainval"))
+    return listed
