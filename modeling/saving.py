@@ -272,6 +272,7 @@ output.region_maps  # where it looked for each: images x experts x attributes x 
 
 _FEATURES = """\
 ```python
+import torch
 from transformers import AutoModelForZeroShotImageClassification
 
 model = AutoModelForZeroShotImageClassification.from_pretrained({model_id}, trust_remote_code=True).eval()
