@@ -9,14 +9,14 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.modeling.dual_attention import Expert
+from dedn_hf.modeling.attention import Expert
 from dedn_hf.modeling.losses import seen_bias_vector
 
 
 class PublishedDEDN(DEDNForZeroShot):
     """A DEDN whose attention is not fused and whose queries are not stacked. Same parameters, same results."""
 
-    def attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def dual_attention(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = F.normalize(features.to(self.class_attributes.dtype).flatten(2), dim=1)
         fine = self.experts["fine"]
         results = [attend_of_expert(expert, fine, features) for expert in self.experts.values()]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dedn_hf.data.catalog import PORTIONS
 from dedn_hf.data.dataset_card import write_dataset_card
 from dedn_hf.data.loading import RECORD_FILE, builder_class
-from dedn_hf.modeling.writing import sync
+from dedn_hf.modeling.saving import sync
 
 if TYPE_CHECKING:
     from dedn_hf.data.base import ZeroShotBuilder

@@ -60,7 +60,7 @@ def explain(
     picture = open_image(str(image) if isinstance(image, Path) else image)
     processor = model.image_processor()
     pixel_values = processor(images=picture, return_tensors="pt")["pixel_values"].to(model.device)
-    scores, region_maps = model.examine(pixel_values)
+    scores, region_maps = model.attention_scores(pixel_values)
     if region_maps is not None:
         region_maps = as_array(on_grid(model, region_maps[0]))
     weights = as_array(model.expert_weights(scores)[:, 0])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dedn_hf.explain.evidence import Evidence
 from dedn_hf.explain.page import as_html
 from dedn_hf.explain.report import as_dict, as_figure, as_text
-from dedn_hf.modeling.writing import whole_file
+from dedn_hf.modeling.saving import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,8 +23,7 @@ from PIL import Image
 
 from dedn_hf.explain.figures import figure_training
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.model_card import CITATION, MODEL_ID, PAPER, TASK, card_data, example_classes, usage
-from dedn_hf.modeling.writing import whole_file
+from dedn_hf.modeling.saving import CITATION, MODEL_ID, PAPER, TASK, card_data, example_classes, usage, whole_file
 from dedn_hf.publish import card_text
 from dedn_hf.publish.card_text import data_name, known_data, number_of_classes, recipe, recorded, scores_of, seed_of
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from dedn_hf.data.benchmarks import BENCHMARKS, attribute_table
 from dedn_hf.data.loading import BUILDERS, builder_class
-from dedn_hf.modeling.model_card import describe_groups
+from dedn_hf.modeling.saving import describe_groups
 
 NOT_RECORDED = "not recorded"
 SCORES = {  # name -> what it says, the splits it is measured on

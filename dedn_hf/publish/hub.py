@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from dedn_hf import __version__
-from dedn_hf.modeling.temporary import temporary_folder
+from dedn_hf.modeling.saving import temporary_folder
 from dedn_hf.publish.publishable import DATA, MODEL, Kind, require_complete, require_loads, require_no_token
 
 T = TypeVar("T")

@@ -48,7 +48,7 @@ def region_importance(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels
     Raises:
         ValueError: a model without region attention.
     """
-    scores, region_maps = model.examine(pixel_values)
+    scores, region_maps = model.attention_scores(pixel_values)
     region_maps = on_grid(model, region_maps)
     weights = model.expert_weights(scores) * (model.config.region_weight if scores.shape[2] == 2 else 1.0)
     if model.config.normalize_scores:

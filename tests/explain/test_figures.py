@@ -39,7 +39,7 @@ def pixels(count: int = 2) -> torch.Tensor:
 @torch.no_grad()
 def test_the_region_maps_of_an_attribute_sum_to_its_region_score(model):
     maps = region_maps_of(model, pixels())
-    scores, _ = model.attend(model.extract_features(pixels()))
+    scores, _ = model.dual_attention(model.extract_features(pixels()))
     assert maps.shape == (2, 2, model.config.num_attributes, 4, 4)
     assert torch.allclose(maps.sum(dim=(-2, -1)), scores[:, :, 0], atol=1e-5)
 

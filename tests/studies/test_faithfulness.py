@@ -33,7 +33,7 @@ def test_the_regions_add_up_to_the_lead_without_the_channel_attention_and_the_co
     assert importance.shape == (2, 4, 4)
     logits = model(pixel_values).logits - model.class_bias(model.seen)
     lead = logits[[0, 1], labels] - logits.mean(dim=1)
-    scores, _ = model.attend(model.extract_features(pixel_values))
+    scores, _ = model.dual_attention(model.extract_features(pixel_values))
     mixed = model.mix_attentions(scores)
     channel = (1 - model.config.region_weight) * scores[:, :, 1] * (model.scale_scores(mixed) / mixed)
     class_attributes = model.normalized_class_attributes()
