@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dedn_hf.modeling.writing import whole_file
+from dedn_hf.modeling.saving import whole_file
 
 COLUMNS = {  # name -> what it says
     "file": "the photo",
