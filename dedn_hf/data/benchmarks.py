@@ -1,7 +1,7 @@
 """The packaged metadata of the three benchmarks: proposed split (Xian et al., TPAMI 2018), attributes, image list.
 
-`metadata/` holds three files for each benchmark. `.json` has class names, roles, attribute names and groups. `.npz` has
-class attributes (K x A, raw scale) and word vectors (A x 300). `_images.csv.gz` has every image, its label and split.
+`metadata/` has three files for each benchmark. `.json` holds class names, roles, attribute names and groups. `.npz`
+holds class attributes (K x A, raw scale) and word vectors (A x 300). `_images.csv.gz` lists images, labels and splits.
 """
 
 from __future__ import annotations
