@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageFilter
+
+from dedn_hf.explain.heat import paint_heat, place_heat
 
 # Okabe and Ito's palette, told apart with any colour vision.
 VERMILLION, BLUE, GREY = "#D55E00", "#0072B2", "#9A9A9A"
@@ -18,43 +18,7 @@ GREEN, BLACK = "#009E73", "#000000"
 HEAT_NOTE = "Where each expert found the attribute (orange: strongest; line: half of that)"
 TEXT_SIZE, TITLE_SIZE = 9, 10
 EXPERT_MARKERS = {"coarse": "o", "fine": "^"}
-LINES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (BLACK, "D", ":"), (GREY, "v", "-"))
 ACCURACY_STYLES = {"T1": (GREEN, "^"), "U": (VERMILLION, "o"), "S": (BLUE, "s"), "H": (BLACK, "D")}
-SCORE_STYLES = {**ACCURACY_STYLES, "AUSUC": ("#CC79A7", "v")}
-
-
-def upsample(region_map: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A region map, H x W, to height x width, smoothly."""
-    picture = Image.fromarray(np.asarray(region_map, dtype=np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def heat_of(region_map: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What to paint over an image: the positive part of a region map, its peak at 1; zeros where nothing is positive.
-
-    H x W to height x width, values in 0..1.
-    """
-    positive = upsample(region_map, height, width).clip(min=0)
-    return positive / positive.max() if positive.max() > 0 else positive
-
-
-def draw_heat(axes: Axes, image: np.ndarray, region_map: np.ndarray) -> None:
-    """A region map (H x W) over an image (height x width x 3, 0..1), see `paint_heat`."""
-    axes.imshow(paint_heat(image, heat_of(region_map, *image.shape[:2])))
-    without_ticks(axes)
-
-
-def paint_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """`heat` (height x width, 0..1) in orange over a pale grey version of an image (height x width x 3, 0..1).
-
-    A dark line where it falls to one half is there for grey prints, in which orange is a grey among others.
-    """
-    grey = 0.25 + 0.7 * image.mean(axis=-1, keepdims=True)
-    cover = 0.9 * heat[..., None]
-    half = Image.fromarray((255 * (heat >= 0.5)).astype(np.uint8))
-    width = 1 + max(heat.shape) // 400
-    line = np.asarray(half) > np.asarray(half.filter(ImageFilter.MinFilter(2 * width + 1)))
-    return (grey * (1 - cover) + np.array(to_rgb(VERMILLION)) * cover) * np.where(line, 0.3, 1.0)[..., None]
 
 
 def draw_bars(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None:
@@ -74,13 +38,6 @@ def simple(axes: Axes) -> None:
     """Two of the four axes lines, and numbers of a size that can be read."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=TEXT_SIZE)
-
-
-def style_of(position: int) -> dict:
-    """Colour, marker and dash of a curve, told apart without colour, too; 25 curves differ."""
-    colour, _, dash = LINES[position % len(LINES)]
-    marker = LINES[(position + position // len(LINES)) % len(LINES)][1]
-    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
 
 
 def without_ticks(axes: Axes) -> None:
@@ -121,13 +78,7 @@ def figure_explaining(
     picture.set_title("the image", fontsize=TITLE_SIZE)
     without_ticks(picture)
     draw_bars(bars, class_names, class_scores)
-    panels = right.subplots(rows, columns, squeeze=False)
-    for row, expert in enumerate(experts):
-        panels[row, 0].set_ylabel(f"{expert} expert", fontsize=TITLE_SIZE)
-        for column, name in enumerate(attribute_names):
-            draw_heat(panels[row, column], image, region_maps[row, column])
-            if row == 0:
-                panels[row, column].set_title(name, fontsize=TITLE_SIZE)
+    draw_heat_maps(right, image, attribute_names, heats_of(experts, region_maps, image))
     right.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure
 
@@ -158,6 +109,12 @@ def draw_contributions(
     axes.set_title(title or "", fontsize=TITLE_SIZE, loc="left", parse_math=False)
     if expert_values:
         axes.legend(fontsize=TEXT_SIZE - 1, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.08), ncols=2)
+
+
+def heats_of(experts: Sequence[str], region_maps: np.ndarray, image: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """Expert -> N heat maps of the size of an image (height x width x 3), from region maps (E x N x H x W)."""
+    size = image.shape[1::-1]
+    return {e: [place_heat(each, size) for each in maps] for e, maps in zip(experts, region_maps, strict=True)}
 
 
 def draw_heat_maps(
@@ -271,48 +228,6 @@ def figure_training(phases: Mapping[str, Sequence[dict]], chosen: Mapping[str, i
     return figure
 
 
-def figure_sensitivity(
-    values: Sequence[float],
-    means: Mapping[str, Sequence[float]],
-    deviations: Mapping[str, Sequence[float]] | None = None,
-    label: str = "weight",
-    chosen: float | None = None,
-) -> Figure:
-    """Accuracies over the values of one setting, such as a loss weight (Figure 4 of the DEDN paper).
-
-    The values stand at equal distances, so that 0 and several powers of ten fit on one axis.
-
-    Args:
-        values: P, in the order to draw them. means: curve, such as 'H' -> P accuracies, 0..1.
-        deviations: the same curves -> P standard deviations, drawn as bars. label: name of the setting.
-        chosen: one of the values, marked by a line.
-
-    Raises:
-        ValueError: no curve, curves of another length than `values`, `chosen` not among them.
-    """
-    deviations = deviations or {}
-    if not means or any(len(curve) != len(values) for curve in (*means.values(), *deviations.values())):
-        raise ValueError(f"Give at least one curve, and for each one number per value: there are {len(values)}.")
-    if chosen is not None and chosen not in list(values):
-        raise ValueError(f"chosen is {chosen}, which is none of the values {list(values)}.")
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=130)
-    axes, places = figure.subplots(), np.arange(len(values))
-    for position, (name, curve) in enumerate(means.items()):
-        spread = 100 * np.asarray(deviations[name]) if name in deviations else None
-        style = {**style_of(position), "capsize": 3, "elinewidth": 1}
-        if name in SCORE_STYLES:  # as in the training curves
-            style["color"], style["marker"] = SCORE_STYLES[name]
-        axes.errorbar(places, 100 * np.asarray(curve), spread, label=name, **style)
-    if chosen is not None:
-        axes.axvline(list(values).index(chosen), color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
-    axes.set_xticks(places, [f"{value:g}" for value in values])
-    axes.set_xlabel(label, fontsize=TITLE_SIZE)
-    axes.set_ylabel("accuracy (%)", fontsize=TITLE_SIZE)
-    axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    simple(axes)
-    return figure
-
-
 def figure_heat_maps(
     images: Sequence[np.ndarray],
     titles: Sequence[str],
@@ -346,7 +261,6 @@ def figure_heat_maps(
         picture.imshow(image)
         picture.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
         without_ticks(picture)
-        heats = [[heat_of(region_map, *image.shape[:2]) for region_map in of_expert] for of_expert in maps]
-        draw_heat_maps(right, image, names, dict(zip(experts, heats, strict=True)))
+        draw_heat_maps(right, image, names, heats_of(experts, maps, image))
     figure.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dedn_hf.explain.explainer import region_maps_of
-from dedn_hf.explain.placement import Box, crop_box
+from dedn_hf.explain.heat import Box, crop_box
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -100,7 +100,7 @@ def regions_of(boxes: Iterable[Box], crop: Box, grid: tuple[int, int], margin: f
     that a small part and a point have a region too. None where the part lies outside of what the model saw.
 
     Args:
-        boxes: of the part, in pixels of the picture. crop: what the model saw of it, see `placement.crop_box`.
+        boxes: of the part, in pixels of the picture. crop: what the model saw of it, see `heat.crop_box`.
         grid: H and W. margin: boxes are widened by so many regions on every side.
     """
     height, width = grid

@@ -16,7 +16,7 @@ from dedn_hf.cli import main
 from dedn_hf.data.shapes import render, shapes_table
 from dedn_hf.explain.explainer import explain
 from dedn_hf.explain.explanation import Explanation
-from dedn_hf.explain.placement import crop_box, place_heat
+from dedn_hf.explain.heat import crop_box, place_heat
 from dedn_hf.explain.report import odds
 from dedn_hf.publish.saved import load_model
 from tests.tables import small_table
@@ -205,12 +205,12 @@ def test_a_border_around_a_small_picture_lies_outside_of_it():
 def test_heat_lies_on_the_region_of_the_original_picture(column, row):
     region_map = -np.ones((8, 8))
     region_map[row, column] = 1
-    heat = place_heat(region_map, (30.0, 0.0, 110.0, 80.0), (140, 80))
+    heat = place_heat(region_map, (140, 80), (30.0, 0.0, 110.0, 80.0))
     assert heat.shape == (80, 140) and (heat.min(), heat.max()) == (0, 1)
     rows, columns = np.nonzero(heat > 0.5)
     assert rows.min() >= 10 * row and rows.max() < 10 * (row + 1)
     assert columns.min() >= 30 + 10 * column and columns.max() < 30 + 10 * (column + 1)
-    small = place_heat(region_map, (30.0, 0.0, 110.0, 80.0), (140, 80), (70, 40))
+    small = place_heat(region_map, (140, 80), (30.0, 0.0, 110.0, 80.0), (70, 40))
     assert small == pytest.approx(heat.reshape(40, 2, 70, 2).mean(axis=(1, 3)), abs=0.1)
 
 
@@ -341,7 +341,7 @@ def test_after_training_heat_follows_the_parts_of_a_creature_until_weights_are_r
 
 def test_a_model_without_region_attention_is_explained_without_heat_maps():
     explanation = explain(tiny_model(attentions=["channel"]), picture())
-    assert explanation.shown == [] and explanation.to_dict()["heat_maps"] == []
+    assert explanation.heat_map_attributes == [] and explanation.to_dict()["heat_maps"] == []
     assert "no heat maps" in explanation.to_html()
     assert explanation.figure().get_axes()
     with pytest.raises(ValueError, match="no region attention"):
@@ -396,7 +396,7 @@ def test_an_attribute_that_all_classes_share_changes_nothing_between_them_when_c
     table.class_attributes[:, 2] = 7
     explanation = explain(tiny_model(table), picture())
     corrected = explanation.correct({"attribute 2": 50})
-    assert not corrected.votes(0)[:, 2].any() and not corrected.votes(5)[:, 2].any()
+    assert not corrected.class_contributions(0)[:, 2].any() and not corrected.class_contributions(5)[:, 2].any()
 
 
 # As a file -----------------------------------------------------------------------------------------------------------
