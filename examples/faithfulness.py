@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dedn_hf.data import load
-from dedn_hf.explain.explainer import explain
+from dedn_hf.explain import explain
+from dedn_hf.explain.explanation import require_writable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.publish.saved import load_model
 from dedn_hf.studies.faithfulness import (
@@ -63,17 +64,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--annotations", type=Path, help="CUB: folder of images.txt, bounding_boxes.txt and parts/")
     parser.add_argument("--figure", type=Path, help="draw the curves to this .png or .svg file")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--json", type=Path, help="write the results to this .json file")
     return parser.parse_args()
-
-
-def require_writable(figure: Path | None, json: Path | None) -> None:
-    """Raise ValueError, before anything is measured, for a file that could not be written in the end."""
-    if figure is not None and figure.suffix not in FORMATS:
-        raise ValueError(f"{figure} ends in {figure.suffix or 'no suffix'!r}; give one of {', '.join(FORMATS)}.")
-    for path in (figure, json):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
 
 
 def open_model(name: str, table) -> DEDNForZeroShot:
@@ -223,7 +215,9 @@ def draw_curves(summaries: list[dict]) -> Figure:
 def main() -> None:
     """Load, measure model after model, report."""
     arguments = parse_arguments()
-    require_writable(arguments.figure, arguments.json)
+    for path, formats in ((arguments.figure, FORMATS), (arguments.json, (".json",))):
+        if path is not None:
+            require_writable(path, formats)  # before anything is measured
     datasets.disable_progress_bars()
     data = data_options(arguments)
     splits, table = load(**data)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from dedn_hf.explain.evidence import Comparison, Evidence, descending_order
+from dedn_hf.explain.evidence import Comparison, Evidence, Trait, descending_order
 from dedn_hf.explain.names import spoken
 
 if TYPE_CHECKING:
@@ -178,12 +178,12 @@ def expert_sentences(explanation: Evidence, comparison: Comparison) -> list[str]
 ABOUT = {
     "image": "size of the upright original, pixels",
     "crop": "left, top, right, bottom of what the model saw, pixels of the original; beyond it: a black border",
-    "classes": "the best, best first; score: 0..1, all classes together make 1; seen: there were photos in training",
-    "comparison": "difference, of the logits of class and against == sum of the contributions + bias; contribution: "
-    "what an attribute adds to it, of which experts holds what it would be in each alone; bias: what no image "
-    "changes; class_value, against_value: of the classes, in the scale of the model's table",
+    "classes": "the best, best first; score: 0..1, over all classes it sums to 1; seen: had photos in training",
+    "comparison": "difference: logit of class minus logit of against == sum of the contributions + bias; "
+    "contribution: what an attribute adds to it; experts: what it would add in each expert alone; bias: the part that "
+    "does not depend on the image; class_value, against_value: of the classes, in the scale of the model's table",
     "experts": "weight in the prediction; class and difference: what each would answer alone",
-    "agreement": "0..1, share by size of what the experts add that lies in attributes which they do not dispute",
+    "agreement": "0..1, share of the experts' contributions, by size, that lies in attributes they do not dispute",
     "traits": "what the image seems to have; strength: logits that it usually puts between two classes; fits: the "
     "class's value lies on that side of the mean_value of all classes",
     "heat_maps": "regions: attention times value, rows from the top, which divide the crop evenly; above 0: found",
@@ -194,7 +194,7 @@ ABOUT = {
 
 def as_dict(explanation: Evidence) -> dict[str, Any]:
     """Everything but the picture, of plain Python types."""
-    comparison, table = explanation.comparison, explanation.table
+    comparison, names = explanation.comparison, explanation.table.attribute_names
     data = {
         "about": ABOUT,
         "origin": dict(explanation.origin),
@@ -202,39 +202,11 @@ def as_dict(explanation: Evidence) -> dict[str, Any]:
         "crop": list(explanation.crop),
         "classes": best_classes(explanation),
         "comparison": comparison_as_dict(explanation, comparison),
-        "experts": [
-            {
-                "expert": expert,
-                "weight": float(weight),
-                "class": table.class_names[int(logits.argmax())],
-                "difference": float(difference),
-            }
-            for expert, weight, logits, difference in zip(
-                explanation.experts,
-                explanation.expert_weights,
-                explanation.expert_logits,
-                comparison.expert_differences,
-                strict=True,
-            )
-        ],
+        "experts": experts_alone(explanation, comparison),
         "agreement": comparison.agreement,
-        "traits": [
-            {
-                "attribute": table.attribute_names[trait.attribute],
-                "image": "much" if trait.high else "little",
-                "strength": trait.strength,
-                "class_value": trait.class_value,
-                "mean_value": trait.mean_value,
-                "fits": trait.fits,
-            }
-            for trait in explanation.traits(comparison.one)
-        ],
+        "traits": [trait_as_dict(trait, names) for trait in explanation.traits(comparison.one)],
         "heat_maps": [
-            {
-                "attribute": table.attribute_names[a],
-                "expert": expert,
-                "regions": explanation.region_maps[e, a].tolist(),
-            }
+            {"attribute": names[a], "expert": expert, "regions": explanation.region_maps[e, a].tolist()}
             for a in explanation.heat_map_attributes
             for e, expert in enumerate(explanation.experts)
         ],
@@ -247,15 +219,29 @@ def as_dict(explanation: Evidence) -> dict[str, Any]:
 
 def best_classes(explanation: Evidence) -> list[dict[str, Any]]:
     """The best classes, best first."""
+    names, seen = explanation.table.class_names, explanation.table.seen
+    scores, logits = explanation.probabilities, explanation.logits
     return [
-        {
-            "class": explanation.table.class_names[k],
-            "score": float(explanation.probabilities[k]),
-            "logit": float(explanation.logits[k]),
-            "seen": bool(explanation.table.seen[k]),
-        }
+        {"class": names[k], "score": float(scores[k]), "logit": float(logits[k]), "seen": bool(seen[k])}
         for k in explanation.ranking[: explanation.top_k]
     ]
+
+
+def experts_alone(explanation: Evidence, comparison: Comparison) -> list[dict[str, Any]]:
+    """The weight of each expert, and what it would answer alone."""
+    names, best = explanation.table.class_names, explanation.expert_logits.argmax(axis=1)
+    weights, differences = explanation.expert_weights.tolist(), comparison.expert_differences.tolist()
+    return [
+        {"expert": expert, "weight": weight, "class": names[k], "difference": difference}
+        for expert, weight, k, difference in zip(explanation.experts, weights, best, differences, strict=True)
+    ]
+
+
+def trait_as_dict(trait: Trait, attribute_names: Sequence[str]) -> dict[str, Any]:
+    """A trait with the name of its attribute, and 'much' or 'little'."""
+    name, image = attribute_names[trait.attribute], "much" if trait.high else "little"
+    values = {"strength": trait.strength, "class_value": trait.class_value, "mean_value": trait.mean_value}
+    return {"attribute": name, "image": image, **values, "fits": trait.fits}
 
 
 def comparison_as_dict(explanation: Evidence, comparison: Comparison) -> dict[str, Any]:

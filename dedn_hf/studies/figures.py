@@ -24,17 +24,17 @@ from dedn_hf.explain.figures import (
     TEXT_SIZE,
     TITLE_SIZE,
     VERMILLION,
-    simple,
+    keep_two_spines,
 )
 
-BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE, "#00293F"])  # darker is more, in grey print too
+BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE, "#00293F"])  # darker is more, also in grey print
 LINES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (BLACK, "D", ":"), (GREY, "v", "-"))
 SCORE_STYLES = {**ACCURACY_STYLES, "AUSUC": ("#CC79A7", "v")}
-NUMBERED_CLASSES = 15  # up to so many, a confusion matrix has its numbers in it
+NUMBERED_CLASSES = 15  # a confusion matrix of at most this many classes has numbers in its cells
 
 
 def style_of(position: int) -> dict:
-    """Colour, marker and dash of a curve, told apart without colour, too; 25 curves differ."""
+    """Colour, marker and dash of a curve. 25 curves differ, also in grey print."""
     colour, _, dash = LINES[position % len(LINES)]
     marker = LINES[(position + position // len(LINES)) % len(LINES)][1]
     return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
@@ -48,7 +48,7 @@ def figure_seen_unseen(
 
     Args:
         curves: model -> U and S, 0..1, as `metrics.scores.seen_unseen_curve` gives them. The legend has the AUSUC.
-        points: model -> the U and S that it has as it is, marked on the curve.
+        points: model -> its U and S without an added constant, marked on the curve.
 
     Raises:
         ValueError: no curve, or a point of a model without one.
@@ -70,7 +70,7 @@ def figure_seen_unseen(
         if name in points:
             u, s = (100 * value for value in points[name])
             marks = {"marker": style["marker"], "s": 46, "edgecolor": BLACK, "zorder": 3, **colour}
-            axes.scatter([u], [s], label=fill(f"{name} as it is: U {u:.1f}, S {s:.1f}", 46), **marks)
+            axes.scatter([u], [s], label=fill(f"{name} without a constant: U {u:.1f}, S {s:.1f}", 46), **marks)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_aspect("equal")
@@ -79,7 +79,7 @@ def figure_seen_unseen(
     labels = axes.get_legend_handles_labels()[1]
     figure.set_figheight(4.5 + 0.25 * sum(1 + label.count("\n") for label in labels))
     axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14))
-    simple(axes)
+    keep_two_spines(axes)
     return figure
 
 
@@ -121,7 +121,7 @@ def figure_confusion(counts: np.ndarray, class_names: Sequence[str], title: str 
 def figure_class_attributes(
     class_attributes: np.ndarray, class_names: Sequence[str], groups: Sequence[str], seen: Sequence[bool]
 ) -> Figure:
-    """What the model is told of the classes: attributes ordered by group, seen classes above unseen ones.
+    """The attributes of the classes, ordered by group, with seen classes above unseen ones.
 
     Args:
         class_attributes: K x A, in any scale; each attribute is drawn from its lowest to its highest value.
@@ -193,7 +193,7 @@ def figure_deletion(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Seq
         axes.set_ylim(bottom=0)
         legend = {"loc": "upper left", "bbox_to_anchor": (0, -0.14), "handlelength": 3.5}
         axes.legend(fontsize=TEXT_SIZE, frameon=False, **legend)
-        simple(axes)
+        keep_two_spines(axes)
     panels[0].set_ylabel("probability of the predicted class (%)", fontsize=TITLE_SIZE)
     return figure
 
@@ -236,5 +236,5 @@ def figure_sensitivity(
     axes.set_xlabel(label, fontsize=TITLE_SIZE)
     axes.set_ylabel("accuracy (%)", fontsize=TITLE_SIZE)
     axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    simple(axes)
+    keep_two_spines(axes)
     return figure

@@ -42,7 +42,7 @@ def test_the_seen_unseen_curve_has_its_area_and_the_model_on_it():
     assert line.get_label() == f"ours: AUSUC {100 * ausuc(logits, labels, seen):.1f} %"
     point = axes.collections[-1]
     assert point.get_offsets()[0].tolist() == pytest.approx([100 * scores["U"], 100 * scores["S"]])
-    assert point.get_label() == f"ours as it is: U {100 * scores['U']:.1f}, S {100 * scores['S']:.1f}"
+    assert point.get_label() == f"ours without a constant: U {100 * scores['U']:.1f}, S {100 * scores['S']:.1f}"
     assert axes.get_xlabel().startswith("U") and axes.get_ylabel().startswith("S")
 
 
