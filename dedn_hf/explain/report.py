@@ -26,10 +26,11 @@ def signed(number: float) -> str:
 
 
 def question(explanation: Evidence, comparison: Comparison) -> str:
-    """'Why one, and not the other?'"""
-    titles = explanation.class_titles
+    """'Why one, and not the other?', after the answer if a correction made it another class."""
+    titles, best = explanation.class_titles, explanation.ranking[0]
+    answer = f"The answer is now {titles[best]}. " if explanation.corrections and best != comparison.one else ""
     other = "" if comparison.other is None else f", and not {titles[comparison.other]}"
-    return f"Why {titles[comparison.one]}{other}?"
+    return f"{answer}Why {titles[comparison.one]}{other}?"
 
 
 def meaning_of_colours(explanation: Evidence, comparison: Comparison) -> str:
@@ -170,7 +171,7 @@ def expert_sentences(explanation: Evidence, comparison: Comparison) -> list[str]
         verb = "dispute none of them" if not disputed else f"pull in opposite directions in {disputed}"
         sentences.append(
             f"Of {len(comparison.contributions)} attributes they {verb}; "
-            f"{undisputed} of what they say, by size, is undisputed."
+            f"{undisputed} of their contributions, by size, is undisputed."
         )
     return sentences
 

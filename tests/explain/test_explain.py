@@ -518,6 +518,18 @@ def test_people_read_names_as_they_say_them_and_may_give_them_so(model, saved, c
     assert replace(explanation).class_titles == explanation.table.class_names  # else two would be alike
 
 
+def test_after_a_correction_the_title_names_the_new_answer(explanation):
+    best = explanation.ranking[0]
+    values = explanation.table.class_attributes[explanation.ranking[-1]]
+    corrected = explanation.correct(dict(zip(explanation.table.attribute_names, values.tolist(), strict=True)))
+    new = corrected.class_titles[corrected.ranking[0]]
+    assert corrected.ranking[0] != best
+    assert f"<h1>Why {new}, and not" in corrected.to_html()
+    asked = replace(corrected, compared_classes=(explanation.table.class_names[best], None))
+    assert f"<title>The answer is now {new}. Why {explanation.class_titles[best]}, and not {new}?" in asked.to_html()
+    assert "The answer is now" not in asked.uncorrected.to_html()
+
+
 def test_a_picture_is_never_much_higher_than_a_screen(model):
     html = explain(model, picture(4, 400)).to_html()
     assert re.search(r'class="photo" style="width:min\(100%, 0\.28rem\)"', html)
