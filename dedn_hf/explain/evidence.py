@@ -72,7 +72,7 @@ class Comparison:
 
     def strongest(self, count: int) -> list[int]:
         """The attributes that contribute most, in either direction; at most `count`, and none that contributes 0."""
-        return [a for a in descending_order(np.abs(self.contributions)) if self.contributions[a]][:count]
+        return positive_descending(np.abs(self.contributions))[:count]
 
 
 @dataclass(frozen=True)
@@ -258,12 +258,10 @@ class Evidence:
         """
         scores, values = self.attribute_scores, self.table.class_attributes
         strengths = np.abs(scores) * self.class_directions.std(axis=0)
-        order = [a for a in descending_order(strengths) if strengths[a] > 0 and a not in self.corrected_contributions][
-            :count
-        ]
+        order = [a for a in positive_descending(strengths) if a not in self.corrected_contributions]
         return [
             Trait(a, bool(scores[a] > 0), float(strengths[a]), float(values[label, a]), float(values[:, a].mean()))
-            for a in order
+            for a in order[:count]
         ]
 
     # Where --------------------------------------------------------------------------------------------------------
@@ -281,10 +279,7 @@ class Evidence:
         found, one = self.attribute_scores > 0, self.comparison.one
         decided = np.abs(self.comparison.contributions) * found
         set_apart = self.attribute_scores * (self.class_directions[one] - self.class_directions.mean(axis=0)) * found
-        order = [a for a in descending_order(decided) if decided[a] > 0] + [
-            a for a in descending_order(set_apart) if set_apart[a] > 0
-        ]
-        return list(dict.fromkeys(order))[:HEAT_MAPS]
+        return list(dict.fromkeys(positive_descending(decided) + positive_descending(set_apart)))[:HEAT_MAPS]
 
     def heat_map(self, attribute: str, expert: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """Where an expert found an attribute, on the original picture: height x width, 0..1, with its peak at 1.
@@ -293,7 +288,7 @@ class Evidence:
         for the attribute.
 
         Args:
-            size: (width, height) of the result; default, the picture's own.
+            size: (width, height) of the result; default: as the picture.
 
         Raises:
             ValueError: an unknown attribute or expert, or a model without region attention.
@@ -321,3 +316,8 @@ class Evidence:
 def descending_order(values: np.ndarray) -> list[int]:
     """Indices by value, the largest first; equal values keep their order."""
     return np.argsort(-values, kind="stable").tolist()
+
+
+def positive_descending(values: np.ndarray) -> list[int]:
+    """As `descending_order`, without the values that are not positive."""
+    return [i for i in descending_order(values) if values[i] > 0]

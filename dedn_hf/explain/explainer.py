@@ -66,18 +66,18 @@ def explain(
         region_maps = as_array(on_grid(model, region_maps[0]))
     weights = as_array(model.expert_weights(scores)[:, 0])
     explanation = Explanation(
-        picture,
-        crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
-        model.attribute_table,
-        tuple(model.config.experts),
-        weights / weights.sum(),  # in float32 they sum to 1 nearly
-        as_array(model.scale_scores(model.mix_attentions(scores))[0]),
-        as_array(model.normalized_class_attributes()),
-        as_array(model.class_bias(model.seen)),
-        region_maps,
-        (class_name, against),
-        tuple(dict.fromkeys(attributes)),
-        top_k,
+        picture=picture,
+        crop=crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
+        table=model.attribute_table,
+        experts=tuple(model.config.experts),
+        expert_weights=weights / weights.sum(),  # in float32 their sum is only nearly 1
+        expert_scores=as_array(model.scale_scores(model.mix_attentions(scores))[0]),
+        class_directions=as_array(model.normalized_class_attributes()),
+        class_bias=as_array(model.class_bias(model.seen)),
+        region_maps=region_maps,
+        compared_classes=(class_name, against),
+        attributes=tuple(dict.fromkeys(attributes)),
+        top_k=top_k,
         origin=origin_of(model, image),
     ).correct(corrections or {})
     explanation.require_known_names()

@@ -13,7 +13,7 @@ EXPERTS_HINT = (
 
 
 def spoken(attribute: str, group: str = "") -> str:
-    """An attribute's name for people: 'has_bill_shape::hooked' is 'bill shape: hooked'. Adds the group if it is missing.
+    """An attribute's name for people: 'has_bill_shape::hooked' is 'bill shape: hooked'. Adds a group that it lacks.
 
     >>> spoken("stripes", "pattern")
     'stripes (pattern)'
