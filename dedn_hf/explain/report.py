@@ -26,9 +26,10 @@ def signed(number: float) -> str:
 
 
 def question(explanation: Evidence, comparison: Comparison) -> str:
-    """'Why one, and not the other?', after the answer if a correction made it another class."""
+    """'Why one, and not the other?', after the new answer if corrections changed it and it is not `one`."""
     titles, best = explanation.class_titles, explanation.ranking[0]
-    answer = f"The answer is now {titles[best]}. " if explanation.corrections and best != comparison.one else ""
+    news = best not in (comparison.one, explanation.uncorrected.ranking[0])
+    answer = f"The answer is now {titles[best]}. " if news else ""
     other = "" if comparison.other is None else f", and not {titles[comparison.other]}"
     return f"{answer}Why {titles[comparison.one]}{other}?"
 

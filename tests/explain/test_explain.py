@@ -528,6 +528,9 @@ def test_after_a_correction_the_title_names_the_new_answer(explanation):
     asked = replace(corrected, compared_classes=(explanation.table.class_names[best], None))
     assert f"<title>The answer is now {new}. Why {explanation.class_titles[best]}, and not {new}?" in asked.to_html()
     assert "The answer is now" not in asked.uncorrected.to_html()
+    unchanged = asked.correct({"attribute 3": float(explanation.table.class_attributes[best, 3])})
+    other = replace(unchanged, compared_classes=(explanation.table.class_names[explanation.ranking[1]], None))
+    assert other.ranking[0] == best and "The answer is now" not in other.to_html()
 
 
 def test_a_picture_is_never_much_higher_than_a_screen(model):
