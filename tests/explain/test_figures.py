@@ -14,19 +14,12 @@ from dedn_hf.explain.figures import (
     figure_training,
 )
 from dedn_hf.explain.heat import paint_heat, place_heat
-from tests.tables import small_table
+from tests.explain.test_explain import tiny_model
 
 
 @pytest.fixture(scope="module")
 def model() -> DEDNForZeroShot:
-    torch.manual_seed(0)
-    kwargs = {"output_stride": 8, "channels": [8, 8, 8, 8]}
-    table = small_table()
-    model = DEDNForZeroShot.from_timm("resnet10t", table, image_size=32, pretrained=False, backbone_kwargs=kwargs)
-    for name, parameter in model.experts.named_parameters():  # the keys start at 0: the same attention everywhere
-        if name.endswith("_key"):
-            torch.nn.init.normal_(parameter)
-    return model.eval()
+    return tiny_model()
 
 
 def pixels(count: int = 2) -> torch.Tensor:
@@ -52,12 +45,8 @@ def test_region_maps_lie_where_the_regions_lie(model):
 
 
 def test_a_model_without_region_attention_has_no_region_maps():
-    torch.manual_seed(0)
-    model = DEDNForZeroShot.from_timm(
-        "resnet10t", small_table(), image_size=32, pretrained=False, attentions=["channel"]
-    )
     with pytest.raises(ValueError, match="no region attention"):
-        region_maps_of(model, pixels())
+        region_maps_of(tiny_model(attentions=["channel"]), pixels())
 
 
 @torch.no_grad()
