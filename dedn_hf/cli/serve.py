@@ -28,8 +28,9 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
 
 def run_serve(model: str, allow_urls: bool, **given: Any) -> None:
     """Serve until interrupted. Raises as `dedn_hf.publish.serving.serve`."""
-    if not (find_spec("starlette") and find_spec("uvicorn")):
-        raise ValueError("This command needs starlette and uvicorn: pip install 'dedn-hf[serve]'")
+    missing = [name for name in ("starlette", "uvicorn", "httpx", "python_multipart") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"This command needs {', '.join(missing)}: pip install 'dedn-hf[serve]'")
     from dedn_hf.publish.serving import serve
 
     serve(model, allow_urls=allow_urls, **given)
