@@ -31,12 +31,14 @@ def add_export(commands: argparse._SubParsersAction) -> None:
 
 def run_export(model: str, format: str, out: str | None = None, **given: Any) -> None:
     """Export a model and say how exact it is. Raises as `dedn_hf.publish.export.export_model`."""
+    from dedn_hf.modeling.writing import require_writable
     from dedn_hf.publish.export import default_path, export_model, require_packages
     from dedn_hf.publish.saved import load_model
 
-    if format != "torch":
-        require_packages()  # before the work
     path = out or default_path(model, format)
+    require_writable(path)  # before the work, as is the next
+    if format != "torch":
+        require_packages()
     found = export_model(load_model(model), path, format, **given)
     compared = "the float32 file" if format == "onnx-int8" else "PyTorch"
     print(
