@@ -12,8 +12,8 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "export",
         help="write a saved model as an ONNX file or a torch.export program",
         description="The file takes any number of images and gives logits and attribute_scores; class and attribute "
-        "names and the preprocessing are in its metadata. It is compared with the model before it gets its name. "
-        "Code that lies beside the weights is not run.",
+        "names and the preprocessing are in its metadata. It is compared with the model before it is kept. The code "
+        "beside the weights is not run.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
     parser.add_argument(

@@ -13,7 +13,8 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
         "serve",
         help="answer requests with a saved model, as an Inference Endpoint does",
         description='Answers POST / of {"inputs": base64 image, "parameters": {"candidate_labels": [...]}} and GET '
-        "/health. Code that lies beside the weights is not run.",
+        "/health. The image may also be the body of the request, or a file in a form (multipart/form-data). The code "
+        "beside the weights is not run.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1: this machine only)")

@@ -381,7 +381,7 @@ def one_line(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a card from the command line; 0, or 2 after an error that the user can mend."""
+    """Write a card from the command line; 0, or 2 after an error that the user can fix."""
     parser = argparse.ArgumentParser(
         prog="python -m dedn_hf.publish.card", description="Write the model card of a run."
     )

@@ -2,7 +2,7 @@
 
 What is exported takes a batch of any size and gives `logits` (B x K) and `attribute_scores` (B x A), as the model does
 in evaluation. Whatever does not depend on the image, such as the experts' queries, is computed once and stored. An
-export is compared with the model before its file gets its name; a failed one leaves nothing behind.
+export is compared with the model before its file is kept; a failed one leaves nothing behind.
 
 To classify without Python, with any ONNX runtime, read the file's metadata (JSON texts):
 
@@ -135,8 +135,8 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
         How it differs from the float32 file. The inputs are noise: measure accuracy on images (benchmarks/).
 
     Raises:
-        ValueError: packages are missing, the file is none of `export_onnx` or has no backbone, the outputs are not
-            finite, or nothing can be written there. OSError: the file cannot be read, or the disk is full.
+        ValueError: packages are missing, the file was not written by `export_onnx` or has no backbone, the outputs
+            are not finite, or nothing can be written there. OSError: the file cannot be read, or the disk is full.
     """
     require_writable(out)
     require_packages()
@@ -148,7 +148,7 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
     session = open_session(path)
     shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
     if [value.name for value in session.get_outputs()] != list(OUTPUTS):
-        raise ValueError(f"{path} is no file of export_onnx: its outputs are not {' and '.join(OUTPUTS)}.")
+        raise ValueError(f"{path} was not written by export_onnx: its outputs are not {' and '.join(OUTPUTS)}.")
     if "features" in shapes:
         raise ValueError("A model without backbone has no weights worth quantising: export it with the format 'onnx'.")
     with whole_file(out) as unfinished, quiet():

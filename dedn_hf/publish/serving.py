@@ -43,7 +43,7 @@ def load_pipeline(model: str) -> DEDNPipeline:
     """The pipeline of a saved model, a folder or a Hub id, with the code installed here: none of the model's is run.
 
     Raises:
-        ValueError: there is no such model, or it is none of this package, takes no images or lacks weights.
+        ValueError: there is no such model, or it is not a model of this package, takes no images or lacks weights.
     """
     from dedn_hf.modeling.pipeline_dedn import DEDNPipeline
 
@@ -216,7 +216,7 @@ def request_data(content: bytes | Fields, request: Request) -> Any:
     Fields of the URL and of a form are `candidate_labels`, once a class, `top_k`, and `parameters` in JSON.
 
     Raises:
-        BadRequest: neither, or something is given twice.
+        BadRequest: it is none of these, or something is given twice.
     """
     fields: Fields = list(request.query_params.multi_items())
     data: Any = {}
@@ -281,5 +281,5 @@ async def bad_request(request: Request, error: BadRequest) -> Response:
 
 
 async def unexpected_error(request: Request, error: Exception) -> Response:
-    """Nothing of it is for the client: uvicorn writes it to the log."""
+    """The client learns no details: uvicorn writes them to the log."""
     return answer({"error": "Something went wrong in the server; its log says what."}, 500)
