@@ -34,7 +34,7 @@ REQUIRED = [
     "scipy>=1.15",
 ]
 SPACE = ["gradio>=6.31"]
-SERVE = ["starlette>=1.7", "uvicorn>=0.54"]
+SERVE = ["starlette>=1.7", "uvicorn>=0.54", "httpx>=0.28", "python-multipart>=0.0.34"]
 EXPORT = ["onnx>=1.23", "onnxruntime>=1.23", "onnxscript>=0.7.2"]
 TEST = [
     *EXPORT,

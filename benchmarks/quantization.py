@@ -23,8 +23,7 @@ from dedn_hf.data import load
 from dedn_hf.data.tasks import Task, test_task
 from dedn_hf.data.transforms import evaluation_transform
 from dedn_hf.metrics.scores import gzsl_scores
-from dedn_hf.publish.export import export_onnx, quantize_onnx
-from dedn_hf.publish.export_check import open_session
+from dedn_hf.publish.export import export_onnx, open_session, quantize_onnx
 from dedn_hf.publish.saved import load_model
 
 BATCH = 16

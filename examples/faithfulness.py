@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from dedn_hf.data import load
 from dedn_hf.explain import explain
-from dedn_hf.explain.explanation import require_writable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+from dedn_hf.modeling.saving import require_writable
 from dedn_hf.publish.saved import load_model
 from dedn_hf.studies.faithfulness import (
     KINDS,

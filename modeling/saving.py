@@ -55,6 +55,24 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def require_writable(path: str | Path, formats: Sequence[str] = ()) -> None:
+    """Raise ValueError, with what to do, unless a file can be written there. To be asked before the work is done.
+
+    formats: suffixes to choose from, as '.csv'; none: any.
+    """
+    path = Path(path)
+    if formats and path.suffix.lower() not in formats:
+        ending = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
+        raise ValueError(f"{str(path)!r} {ending}; give one of {', '.join(formats)}.")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder. Give the name of a file in it, such as {path / 'NAME'}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no folder {path.parent} to write {path.name} to. Make it, or give another one.")
+    is_device = path.exists() and not path.is_file()
+    if not is_device and not os.access(path.parent, os.W_OK):
+        raise ValueError(f"Nothing can be written to the folder {path.parent}. Give another one.")
+
+
 def sync(path: Path) -> None:
     """Wait until a file is on the disk, or the names in a folder where the file system can."""
     if os.name == "nt":  # which cannot do it through a descriptor for reading

@@ -118,4 +118,4 @@ def test_the_wheel_finds_its_card_template(wheel, tmp_path):
     code = "from importlib.resources import files; print(files('dedn_hf.model_cards') / 'template.md')"
     found = run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert Path(found) == tmp_path / "site" / "dedn_hf" / "model_cards" / "template.md"
-    assert Path(found).read_text(encoding="utf-8").startswith("---\n{{ card_data }}\n---\n")
+    assert "{{ card_data }}" in Path(found).read_text(encoding="utf-8")

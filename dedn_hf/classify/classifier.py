@@ -21,6 +21,7 @@ from dedn_hf.data.transforms import as_it_is, evaluation_transform
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.images import open_encoded, upright_rgb
+from dedn_hf.modeling.saving import require_writable
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -108,15 +109,10 @@ def classify(
 
 
 def require_usable(out: Path, min_confidence: float, top_k: int | None, overwrite: bool) -> None:
-    """Raise ValueError, FileExistsError or OSError before the work, for what would be refused after it."""
-    if out.suffix not in SUFFIXES:
-        raise ValueError(
-            f"{out.name} does not end in {', '.join(SUFFIXES)}: the suffix says in which format to write."
-        )
+    """Raise ValueError or FileExistsError before the work, for what would be refused after it."""
+    require_writable(out, SUFFIXES)
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} is there already. Give another name, or --overwrite.")
-    if not os.access(out.parent, os.W_OK):
-        raise OSError(f"Nothing can be written to {out.parent}. Make that folder, or give another one.")
     if not 0 <= min_confidence <= 1:
         raise ValueError(f"min_confidence is {min_confidence}; it lies between 0 and 1.")
     if top_k is not None and top_k < 1:

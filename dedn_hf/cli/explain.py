@@ -37,11 +37,12 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
 def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: str | None = None, **given: Any) -> None:
     """Print or write the explanation of an image. Raises as `dedn_hf.explain.explain`."""
     from dedn_hf.explain import explain
-    from dedn_hf.explain.explanation import require_writable
+    from dedn_hf.explain.explanation import FORMATS
+    from dedn_hf.modeling.saving import require_writable
     from dedn_hf.publish.saved import load_model
 
     if out is not None:
-        require_writable(out)  # before the work
+        require_writable(out, FORMATS)  # before the work
     values = dict(map(attribute_and_value, corrections))
     if len(values) < len(corrections):
         raise ValueError("--set corrects an attribute twice; give one value for each.")

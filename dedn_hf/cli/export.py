@@ -12,8 +12,8 @@ def add_export(commands: argparse._SubParsersAction) -> None:
         "export",
         help="write a saved model as an ONNX file or a torch.export program",
         description="The file takes any number of images and gives logits and attribute_scores; class and attribute "
-        "names and the preprocessing are in its metadata. It is compared with the model before it gets its name. "
-        "Code that lies beside the weights is not run.",
+        "names and the preprocessing are in its metadata. It is compared with the model before it is kept. The code "
+        "beside the weights is not run.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
     parser.add_argument(
@@ -31,12 +31,14 @@ def add_export(commands: argparse._SubParsersAction) -> None:
 
 def run_export(model: str, format: str, out: str | None = None, **given: Any) -> None:
     """Export a model and say how exact it is. Raises as `dedn_hf.publish.export.export_model`."""
+    from dedn_hf.modeling.saving import require_writable
     from dedn_hf.publish.export import default_path, export_model, require_packages
     from dedn_hf.publish.saved import load_model
 
-    if format != "torch":
-        require_packages()  # before the work
     path = out or default_path(model, format)
+    require_writable(path)  # before the work, as is the next
+    if format != "torch":
+        require_packages()
     found = export_model(load_model(model), path, format, **given)
     compared = "the float32 file" if format == "onnx-int8" else "PyTorch"
     print(

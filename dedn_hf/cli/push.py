@@ -10,9 +10,9 @@ def add_push(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "push",
         help="publish a saved model on the Hugging Face Hub",
-        description="Publishes card, weights, code and results in one commit, after they have loaded again from a "
-        "copy. Checkpoints and whatever else is in the folder stay here; a file that holds a token stops it all. "
-        "Log in first: `hf auth login`, or HF_TOKEN. After a broken connection give the same command again.",
+        description="Publishes card, weights, code and results in one commit, after checking that a copy of them "
+        "loads. Checkpoints and other files in the folder are left out. If a file holds a token, nothing is sent. "
+        "Log in first: `hf auth login`, or HF_TOKEN. After a broken connection, give the same command again.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="what a training run or save_pretrained wrote")
     add_destination(parser)

@@ -13,7 +13,8 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
         "serve",
         help="answer requests with a saved model, as an Inference Endpoint does",
         description='Answers POST / of {"inputs": base64 image, "parameters": {"candidate_labels": [...]}} and GET '
-        "/health. Code that lies beside the weights is not run.",
+        "/health. The image may also be the body of the request, or a file in a form (multipart/form-data). The code "
+        "beside the weights is not run.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
     parser.add_argument("--host", help="address to listen on (default 127.0.0.1: this machine only)")
@@ -28,8 +29,9 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
 
 def run_serve(model: str, allow_urls: bool, **given: Any) -> None:
     """Serve until interrupted. Raises as `dedn_hf.publish.serving.serve`."""
-    if not (find_spec("starlette") and find_spec("uvicorn")):
-        raise ValueError("This command needs starlette and uvicorn: pip install 'dedn-hf[serve]'")
+    missing = [name for name in ("starlette", "uvicorn", "httpx", "python_multipart") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"This command needs {', '.join(missing)}: pip install 'dedn-hf[serve]'")
     from dedn_hf.publish.serving import serve
 
     serve(model, allow_urls=allow_urls, **given)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedn_hf.explain.evidence import Evidence
 from dedn_hf.explain.page import as_html
 from dedn_hf.explain.report import as_dict, as_figure, as_text
-from dedn_hf.modeling.saving import whole_file
+from dedn_hf.modeling.saving import require_writable, whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +42,7 @@ class Explanation(Evidence):
         Raises:
             ValueError: another kind of file, or a folder that does not exist or is protected.
         """
-        require_writable(path)
+        require_writable(path, FORMATS)
         suffix = Path(path).suffix.lower()
         with whole_file(path) as unfinished:
             if suffix in (".png", ".svg"):
@@ -53,17 +51,3 @@ class Explanation(Evidence):
                 html = suffix == ".html"
                 text = self.to_html() if html else json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
                 unfinished.write_text(text, encoding="utf-8")
-
-
-def require_writable(path: str | Path, formats: Sequence[str] = FORMATS) -> None:
-    """Raise ValueError unless a file can be written there, with one of these suffixes."""
-    path = Path(path)
-    if path.suffix.lower() not in formats:
-        ending = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
-        raise ValueError(f"{str(path)!r} {ending}; give one of {', '.join(formats)}.")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file.")
-    if not path.parent.is_dir():
-        raise ValueError(f"There is no folder {path.parent}; make it, or write to another one.")
-    if not os.access(path.parent, os.W_OK):
-        raise ValueError(f"Nothing can be written to the folder {path.parent}; write to another one.")

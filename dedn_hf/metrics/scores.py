@@ -7,6 +7,13 @@ the classes that have images (Xian et al., TPAMI 2018).
 import numpy as np
 from numpy.typing import ArrayLike
 
+SCORES = {  # of a model, in the order in which they are reported
+    "T1": "accuracy of unseen classes among themselves",
+    "U": "accuracy of unseen classes among all classes",
+    "S": "accuracy of seen classes among all classes",
+    "H": "harmonic mean of U and S",
+    "AUSUC": "area under the curve of U over S",
+}
 _ROUNDING = 1e-12  # sums of per-class accuracies may differ by this much in floating point
 
 

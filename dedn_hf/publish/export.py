@@ -2,7 +2,7 @@
 
 What is exported takes a batch of any size and gives `logits` (B x K) and `attribute_scores` (B x A), as the model does
 in evaluation. Whatever does not depend on the image, such as the experts' queries, is computed once and stored. An
-export is compared with the model before its file gets its name; a failed one leaves nothing behind.
+export is compared with the model before its file is kept; a failed one leaves nothing behind.
 
 To classify without Python, with any ONNX runtime, read the file's metadata (JSON texts):
 
@@ -19,41 +19,48 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from dedn_hf import __version__
-from dedn_hf.modeling.saving import temporary_folder
-from dedn_hf.publish.export_check import (
-    OUTPUTS,
-    Difference,
-    difference,
-    named_outputs,
-    open_session,
-    random_inputs,
-    reference_runner,
-    require_equal,
-    session_runner,
-)
+from dedn_hf.modeling.saving import require_writable, temporary_folder, whole_file
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
 
     from dedn_hf.modeling.attention import Expert
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
+Run = Callable[[dict[str, torch.Tensor]], Sequence[np.ndarray]]
+OUTPUTS = ("logits", "attribute_scores")
+TOLERANCE, FINITE = 1e-4, sys.float_info.max
 CLASSES = ("baked", "input")
 SUFFIXES = {"onnx": ".onnx", "onnx-int8": ".int8.onnx", "torch": ".pt2"}
 LARGEST_FILE = 2**31  # bytes of a protobuf message, which an ONNX file is
+
+
+class Difference(NamedTuple):
+    """How far the outputs of an exported model are from those that it should give, over random inputs.
+
+    Args:
+        largest: largest difference, relative to the largest value of the same output.
+        agreement: share of the inputs with the same best class, 0..1.
+        inputs: how many there were.
+    """
+
+    largest: float
+    agreement: float
+    inputs: int
 
 
 def export_model(
@@ -97,18 +104,19 @@ def export_onnx(
 
     Raises:
         ValueError: onnx, onnxscript or onnxruntime is missing, the model cannot be exported or is larger than 2 GB,
-            or the exported one gives other numbers. OSError: the file cannot be written.
+            the exported one gives other numbers, or nothing can be written there. OSError: the disk is full.
     """
+    require_writable(path)
     require_packages()
     shapes = input_shapes(model, classes)
-    reference = in_float32(model)
+    reference = copy.deepcopy(model).float().cpu().eval()
     if sum(tensor.nbytes for tensor in reference.state_dict().values()) > LARGEST_FILE:
         raise ValueError("The model is larger than 2 GB, which one ONNX file cannot hold. Use the format 'torch'.")
-    with complete_or_nothing(path) as unfinished:
+    with whole_file(path) as unfinished:
         program = to_onnx(traced(Classifier(reference, classes), shapes), shapes, opset)
         program.model.metadata_props.update(metadata(reference, classes))
         program.save(unfinished)
-        return require_equal(difference(session_runner(open_session(unfinished)), reference_runner(reference), shapes))
+        return difference(run_file(open_session(unfinished)), run_model(reference), shapes)
 
 
 def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
@@ -126,10 +134,10 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
         How it differs from the float32 file. The inputs are noise: measure accuracy on images (benchmarks/).
 
     Raises:
-        ValueError: packages are missing, the file is none of `export_onnx` or has no backbone, or the outputs are not
-            finite.
-        OSError: a file cannot be read or written.
+        ValueError: packages are missing, the file was not written by `export_onnx` or has no backbone, the outputs
+            are not finite, or nothing can be written there. OSError: the file cannot be read, or the disk is full.
     """
+    require_writable(out)
     require_packages()
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -139,10 +147,10 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
     session = open_session(path)
     shapes = {value.name: tuple(value.shape) for value in session.get_inputs()}
     if [value.name for value in session.get_outputs()] != list(OUTPUTS):
-        raise ValueError(f"{path} is no file of export_onnx: its outputs are not {' and '.join(OUTPUTS)}.")
+        raise ValueError(f"{path} was not written by export_onnx: its outputs are not {' and '.join(OUTPUTS)}.")
     if "features" in shapes:
         raise ValueError("A model without backbone has no weights worth quantising: export it with the format 'onnx'.")
-    with complete_or_nothing(out) as unfinished, quiet():
+    with whole_file(out) as unfinished, quiet():
         # Unsigned weights: with signed ones, processors without VNNI instructions saturate at 16 bits.
         quantize_dynamic(
             path,
@@ -152,11 +160,8 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
             weight_type=QuantType.QUInt8,
             nodes_to_exclude=kept_exact(onnx.load(path).graph),
         )
-        quantized = session_runner(open_session(unfinished))
-        found = difference(quantized, session_runner(session), shapes, batches=(1, 3, 12))
-        if not np.isfinite(found.largest):
-            raise ValueError("The quantised model gives numbers that are not finite. Nothing was written.")
-        return found
+        quantized, exact = run_file(open_session(unfinished)), run_file(session)
+        return difference(quantized, exact, shapes, batches=(1, 3, 12), tolerance=FINITE)
 
 
 def export_program(model: DEDNForZeroShot, path: str | Path, *, classes: str = "baked") -> Difference:
@@ -167,16 +172,16 @@ def export_program(model: DEDNForZeroShot, path: str | Path, *, classes: str = "
 
     Args, result and errors as `export_onnx`, without its packages and its limit of size.
     """
+    require_writable(path)
     shapes = input_shapes(model, classes)
-    reference = in_float32(model)
+    reference = copy.deepcopy(model).float().cpu().eval()
     described = {key: json.loads(text) for key, text in metadata(reference, classes).items()}
-    with complete_or_nothing(path) as unfinished:
+    with whole_file(path) as unfinished:
         program = traced(Classifier(reference, classes), shapes)
-        torch.export.save(program, unfinished, extra_files={"metadata.json": json.dumps(described)})
+        with open(unfinished, "wb") as file:  # torch does not take a path that has no suffix
+            torch.export.save(program, file, extra_files={"metadata.json": json.dumps(described)})
         loaded = torch.export.load(unfinished).module()
-        return require_equal(
-            difference(lambda inputs: named_outputs(loaded(**inputs)), reference_runner(reference), shapes)
-        )
+        return difference(lambda inputs: arrays(loaded(**inputs)), run_model(reference), shapes)
 
 
 def default_path(model: str, format: str) -> Path:
@@ -236,11 +241,6 @@ class Classifier(nn.Module):
         return {"logits": scores @ normalized.T + bias, "attribute_scores": scores}
 
 
-def in_float32(model: DEDNForZeroShot) -> DEDNForZeroShot:
-    """A copy for export: on the CPU, in float32 and in evaluation mode."""
-    return copy.deepcopy(model).float().cpu().eval()
-
-
 def input_shapes(model: DEDNForZeroShot, classes: str) -> dict[str, tuple[int | str, ...]]:
     """Shape of each input, with names in place of the sizes that may vary. Raises ValueError."""
     if classes not in CLASSES:
@@ -278,9 +278,7 @@ def traced(classifier: Classifier, shapes: dict[str, tuple]) -> torch.export.Exp
     sizes = {name: torch.export.Dim(name) for axes in varying(shapes).values() for name in axes.values()}
     dynamic = {name: {axis: sizes[size] for axis, size in axes.items()} for name, axes in varying(shapes).items()}
     with explained("torch.export"), without_stack_traces():
-        return torch.export.export(
-            classifier.eval(), (), kwargs=random_inputs(shapes, batch=2), dynamic_shapes=dynamic
-        )
+        return torch.export.export(classifier.eval(), (), random_inputs(shapes, batch=2), dynamic_shapes=dynamic)
 
 
 def to_onnx(
@@ -326,7 +324,7 @@ def without_stack_traces() -> Iterator[None]:
 
     It would tell every user of the file the paths of this machine, and takes up to a third of the time.
     """
-    before = torch.fx.config.do_not_emit_stack_traces
+    before = getattr(torch.fx.config, "do_not_emit_stack_traces", False)  # older releases have no such setting
     torch.fx.config.do_not_emit_stack_traces = True
     try:
         yield
@@ -349,19 +347,76 @@ def kept_exact(graph: onnx.GraphProto) -> list[str]:
     return [node.name for node in (*convolutions[:1], *groups, product)]
 
 
-# Files ---------------------------------------------------------------------------------------------------------------
+# The comparison: torch's own verification logs a difference but keeps the file, and knows one format only ------------
 
 
-@contextmanager
-def complete_or_nothing(path: str | Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when all has gone well, and is gone with what lies beside it if not."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
-    with temporary_folder(f".{path.name}-", path.parent) as folder:
-        unfinished = folder / path.name
-        yield unfinished
-        os.replace(unfinished, path)
+def difference(
+    run: Run, expected: Run, shapes: dict[str, tuple], batches: Sequence[int] = (1, 3), tolerance: float = TOLERANCE
+) -> Difference:
+    """How far `run` is from `expected`, on batches of random inputs of several sizes.
+
+    Raises ValueError for a difference above the tolerance, or another shape.
+    """
+    largest, same = 0.0, []
+    for batch in batches:
+        inputs = random_inputs(shapes, batch)
+        outputs, wanted = run(inputs), expected(inputs)
+        for name, output, want in zip(OUTPUTS, outputs, wanted, strict=True):
+            if output.shape != want.shape:
+                raise ValueError(f"The exported {name} have shape {output.shape} in place of {want.shape}.")
+            distance = float(np.abs(output - want).max() / np.abs(want).max())
+            largest = max(largest, distance) if np.isfinite(distance) else np.inf
+        same += (outputs[0].argmax(axis=1) == wanted[0].argmax(axis=1)).tolist()
+    if not largest <= tolerance:
+        raise ValueError(
+            f"The exported model differs from what it should give by {largest:.1e} (relative), more than "
+            f"{tolerance:.0e}. Nothing was written."
+        )
+    return Difference(largest, sum(same) / len(same), len(same))
+
+
+def random_inputs(shapes: dict[str, tuple], batch: int) -> dict[str, torch.Tensor]:
+    """Inputs of these shapes: normally distributed, classes seen or not by chance; the same for the same batch."""
+    sizes = {"batch": batch, "classes": batch + 4}
+    generator = torch.Generator().manual_seed(batch)
+    inputs = {
+        name: torch.randn([sizes.get(size, size) for size in shape], generator=generator)
+        for name, shape in shapes.items()
+    }
+    return {name: values > 0 if name == "seen" else values for name, values in inputs.items()}
+
+
+def run_model(model: DEDNForZeroShot) -> Run:
+    """What the model itself gives. Classes that are an input become its own."""
+
+    @torch.no_grad()
+    def run(inputs: dict[str, torch.Tensor]) -> list[np.ndarray]:
+        images = dict(inputs)
+        if "seen" in images:
+            model.class_attributes, model.seen = images.pop("class_attributes"), images.pop("seen")
+        return arrays(model(**images))
+
+    return run
+
+
+def run_file(session: onnxruntime.InferenceSession) -> Run:
+    """What an ONNX file gives."""
+    return lambda inputs: session.run(list(OUTPUTS), {name: values.numpy() for name, values in inputs.items()})
+
+
+def arrays(outputs) -> list[np.ndarray]:
+    """The outputs of a model or program, in the order of an ONNX file."""
+    return [outputs[name].detach().numpy() for name in OUTPUTS]
+
+
+def open_session(path: str | Path) -> onnxruntime.InferenceSession:
+    """An ONNX file, ready to run on as many threads of the CPU as torch uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def require_packages() -> None:

@@ -1,4 +1,4 @@
-"""Opens a saved model for the commands that use one: a folder or a Hub id, and a clear word where it is neither."""
+"""Opens a saved model, a folder or a Hub id, for the commands that use one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def load_model(name: str) -> DEDNForZeroShot:
     """A saved model in evaluation mode, with the code installed here: none of the model's own is run.
 
     Raises:
-        ValueError: there is no such model, it is none of this package, or it lacks weights.
+        ValueError: there is no such model, it is not a model of this package, or it lacks weights.
     """
     from transformers import PreTrainedConfig
 

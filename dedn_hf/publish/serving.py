@@ -9,21 +9,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import QueryParams
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dedn_hf.modeling.handler import BadRequest, EndpointHandler
+from dedn_hf.modeling.handler import MAX_CANDIDATES, BadRequest, EndpointHandler
+from dedn_hf.publish.fetching import fetch
 from dedn_hf.publish.saved import load_model
 
 if TYPE_CHECKING:
@@ -33,14 +35,15 @@ MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 40_000_000
 TIMEOUT = 30.0
 QUEUE = 32
-RAW_IMAGE = ("image/", "application/octet-stream")
+IMAGE_TYPES, FORM_TYPE = ("image/", "application/octet-stream"), "multipart/form-data"
+MAX_FIELDS = MAX_CANDIDATES + 10
 
 
 def load_pipeline(model: str) -> DEDNPipeline:
     """The pipeline of a saved model, a folder or a Hub id, with the code installed here: none of the model's is run.
 
     Raises:
-        ValueError: there is no such model, or it is none of this package, takes no images or lacks weights.
+        ValueError: there is no such model, or it is not a model of this package, takes no images or lacks weights.
     """
     from dedn_hf.modeling.pipeline_dedn import DEDNPipeline
 
@@ -74,10 +77,9 @@ def serve(
 
     handler = EndpointHandler(
         pipeline=load_pipeline(model),
-        allow_urls=allow_urls,
+        fetch=partial(fetch, max_bytes=max_bytes, timeout=min(10, timeout / 2)) if allow_urls else None,
         max_bytes=max_bytes,
         max_pixels=max_pixels,
-        url_timeout=min(10, timeout / 2),
     )
     name = Path(model).resolve().name if Path(model).is_dir() else model
     app = create_app(handler, name, max_bytes=max_bytes, timeout=timeout, queue=queue)
@@ -107,32 +109,32 @@ def create_app(
     """
     if not (max_bytes > 0 and timeout > 0 and queue > 0):
         raise ValueError("Every limit of the server must be more than 0.")
-    desk = Desk(handler, name, max_bytes, timeout, queue)
+    service = Service(handler, name, max_bytes, timeout, queue)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        desk.close()
+        service.close()
 
     return Starlette(
-        routes=[Route("/", desk.classify, methods=["POST"]), Route("/health", desk.health, methods=["GET"])],
+        routes=[Route("/", service.classify, methods=["POST"]), Route("/health", service.health, methods=["GET"])],
         exception_handlers={HTTPException: http_error, BadRequest: bad_request, Exception: unexpected_error},
         lifespan=lifespan,
     )
 
 
-class Desk:
-    """Takes requests in, up to a number, and hands their answers out."""
+class Service:
+    """Answers requests, a limited number at a time."""
 
     def __init__(self, handler: EndpointHandler, name: str, max_bytes: int, timeout: float, queue: int) -> None:
         self.handler, self.name = handler, name
         self.max_bytes, self.timeout = max_bytes, timeout
-        self.places = BoundedSemaphore(queue)
-        self.clerks = ThreadPoolExecutor(queue, "request")  # read requests and wait for URLs
+        self.free_places = BoundedSemaphore(queue)
+        self.request_threads = ThreadPoolExecutor(queue, "request")  # read requests and wait for URLs
         self.model_thread = ThreadPoolExecutor(1, "model")  # one: torch keeps a pool of threads for each caller
 
     def close(self) -> None:
-        for threads in (self.clerks, self.model_thread):
+        for threads in (self.request_threads, self.model_thread):
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def health(self, request: Request) -> Response:
@@ -141,15 +143,14 @@ class Desk:
 
     async def classify(self, request: Request) -> Response:
         deadline = time.monotonic() + self.timeout
-        if not self.places.acquire(blocking=False):
+        if not self.free_places.acquire(blocking=False):
             raise HTTPException(503, "All places in the queue are taken; try again soon.", {"Retry-After": "1"})
         work: Future | None = None
         try:
-            body = await asyncio.wait_for(self._body(request), self.timeout)
-            content_type = request.headers.get("content-type", "")
-            work = self.clerks.submit(self._answer, body, content_type, request.query_params, deadline)
+            content = await asyncio.wait_for(read_content(request, self.max_bytes), self.timeout)
+            work = self.request_threads.submit(self._answer, content, request, deadline)
             # Work that nobody waits for any more goes on, and keeps its place until it ends.
-            work.add_done_callback(lambda _: self.places.release())
+            work.add_done_callback(lambda _: self.free_places.release())
             return answer(await asyncio.wait_for(asyncio.wrap_future(work), deadline - time.monotonic()))
         except (asyncio.TimeoutError, TimeoutError):
             if work is None:
@@ -157,24 +158,11 @@ class Desk:
             raise HTTPException(504, f"There was no answer within {self.timeout:g} seconds.") from None
         finally:
             if work is None:
-                self.places.release()
+                self.free_places.release()
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, counted as it arrives: what the client says about its length may be wrong."""
-        chunks, size = [], 0
-        try:
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > self.max_bytes:
-                    raise HTTPException(413, f"The request is larger than {self.max_bytes} bytes.")
-                chunks.append(chunk)
-        except ClientDisconnect:
-            raise HTTPException(400, "The request ended early.") from None
-        return b"".join(chunks)
-
-    def _answer(self, body: bytes, content_type: str, query: QueryParams, deadline: float) -> list[dict[str, Any]]:
-        """In a clerk's thread."""
-        image, parameters = self.handler.prepare(parse_request(body, content_type, query))
+    def _answer(self, content: bytes | Fields, request: Request, deadline: float) -> list[dict[str, Any]]:
+        """In a request's thread."""
+        image, parameters = self.handler.prepare(request_data(content, request))
         return self.model_thread.submit(self._classify, image, parameters, deadline).result()
 
     def _classify(self, image: Any, parameters: dict[str, Any], deadline: float) -> list[dict[str, Any]]:
@@ -184,23 +172,99 @@ class Desk:
         return self.handler.classify(image, parameters)
 
 
-def parse_request(body: bytes, content_type: str, query: QueryParams) -> Any:
-    """What the handler takes, from JSON; or from the bytes of an image, with parameters in the URL.
+# Requests ------------------------------------------------------------------------------------------------------------
+
+Fields = list[tuple[str, str | bytes]]
+
+
+def media_type(request: Request) -> str:
+    """The content type in small letters, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def read_content(request: Request, max_bytes: int) -> bytes | Fields:
+    """The body, or the fields of a form, in which the content of a file is bytes.
+
+    Counted as it arrives, because what the client says about its length may be wrong. Raises HTTPException.
+    """
+    size = 0
+
+    async def receive() -> dict:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > max_bytes:
+            raise HTTPException(413, f"The request is larger than {max_bytes} bytes.")
+        return message
+
+    counted = Request(request.scope, receive)
+    try:
+        if media_type(request) != FORM_TYPE:
+            return await counted.body()
+        async with counted.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=max_bytes) as form:
+            return [
+                (key, await value.read() if isinstance(value, UploadFile) else value)
+                for key, value in form.multi_items()
+            ]
+    except ClientDisconnect:
+        raise HTTPException(400, "The request ended early.") from None
+
+
+def request_data(content: bytes | Fields, request: Request) -> Any:
+    """What the handler takes, from JSON, from the bytes of an image, or from a form with an image as a file.
+
+    Fields of the URL and of a form are `candidate_labels`, once a class, `top_k`, and `parameters` in JSON.
 
     Raises:
-        BadRequest: neither.
+        BadRequest: it is none of these, or something is given twice.
     """
-    if content_type.startswith(RAW_IMAGE):
-        parameters: dict[str, Any] = dict(query)
-        if "candidate_labels" in query:
-            parameters["candidate_labels"] = query.getlist("candidate_labels")
-        if query.get("top_k", "").isdecimal():
-            parameters["top_k"] = int(query["top_k"][:9])
-        return {"inputs": body, "parameters": parameters}
+    fields: Fields = list(request.query_params.multi_items())
+    data: Any = {}
+    if isinstance(content, list):
+        fields += content
+    elif media_type(request).startswith(IMAGE_TYPES):
+        data = {"inputs": content}
+    else:
+        data = decode_json(content, "The body")
+    if not fields or not isinstance(data, dict):
+        return data
+    given = data_of_fields(fields)
+    if twice := given.keys() & data.keys():
+        raise BadRequest(f"The request gives {min(twice)} twice.")
+    return {**data, **given}
+
+
+def data_of_fields(fields: Iterable[tuple[str, str | bytes]]) -> dict[str, Any]:
+    """The request that fields of a URL or of a form make. A file is the image, whatever its field is called."""
+    data: dict[str, Any] = {}
+    for key, value in fields:
+        if key == "candidate_labels":
+            data.setdefault(key, []).append(value)
+            continue
+        if isinstance(value, bytes):
+            key = "inputs"
+        elif key == "parameters":
+            value = decode_json(value, "The field parameters")
+        elif key == "top_k" and value.isdecimal():
+            value = int(value[:9])
+        if key in data:
+            raise BadRequest(f"The request gives {key!r:.100} twice.")
+        data[key] = value
+    return data
+
+
+def decode_json(text: bytes | str, what: str) -> Any:
+    """The value of a JSON text. Raises BadRequest."""
     try:
-        return json.loads(body)
+        return json.loads(text)
     except (ValueError, RecursionError):
-        raise BadRequest("The body is not valid JSON (and the content type is not that of an image).") from None
+        raise BadRequest(
+            f"{what} is not valid JSON. To send an image as it is, give its content type, such as image/jpeg, "
+            "or send a form (multipart/form-data)."
+        ) from None
+
+
+# Answers -------------------------------------------------------------------------------------------------------------
 
 
 def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -217,5 +281,5 @@ async def bad_request(request: Request, error: BadRequest) -> Response:
 
 
 async def unexpected_error(request: Request, error: Exception) -> Response:
-    """Nothing of it is for the client: uvicorn writes it to the log."""
+    """The client learns no details: uvicorn writes them to the log."""
     return answer({"error": "Something went wrong in the server; its log says what."}, 500)

@@ -157,7 +157,7 @@ def test_what_cannot_be_asked_is_refused_before_the_work(options, message, model
 
 
 def test_another_suffix_and_a_file_that_is_there_are_refused(model, photos, tmp_path):
-    with pytest.raises(ValueError, match="does not end in .csv"):
+    with pytest.raises(ValueError, match="ends in '.xls'; give one of .csv"):
         classify(model, photos, tmp_path / "answers.xls")
     (tmp_path / "answers.csv").write_text("mine")
     with pytest.raises(FileExistsError, match="--overwrite"):

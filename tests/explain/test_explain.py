@@ -594,7 +594,7 @@ def test_the_command_prints_or_writes_what_python_gives(saved, explanation, caps
         (["--top-k", "0"], "must be 1 or more"),
         (["--out", "why.pdf"], "ends in '.pdf'; give one of .png, .svg, .json, .html"),
         (["--out", "why"], "has no suffix; give one of"),
-        (["--out", "nowhere/why.html"], "There is no folder nowhere; make it"),
+        (["--out", "nowhere/why.html"], "There is no folder nowhere to write why.html to. Make it"),
     ],
 )
 def test_errors_say_what_to_do(saved, capsys, options, message):
@@ -614,7 +614,7 @@ def test_a_broken_image_is_refused(saved, capsys):
 
 def test_a_folder_is_no_file_to_write_to_and_nothing_is_left_of_an_attempt(explanation, tmp_path):
     (tmp_path / "why.html").mkdir()
-    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+    with pytest.raises(ValueError, match="is a folder. Give the name of a file"):
         explanation.save(tmp_path / "why.html")
     assert [path.name for path in tmp_path.iterdir()] == ["why.html"]
 

@@ -1,6 +1,5 @@
 """Temporary folders: each belongs to one process, and what killed ones leave is removed."""
 
-import glob
 import os
 import signal
 import subprocess
@@ -72,19 +71,6 @@ def test_a_folder_of_another_user_stays(temporary):
     with temporary_folder("dedn-test-"):
         pass
     assert (temporary / "dedn-test-theirs" / "content").exists()
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "[a-z]*.onnx"])
-def test_what_a_killed_export_leaves_beside_the_file_is_removed_by_the_next_one(name, tmp_path):
-    for left in (f".{name}-killed/content", ".other.onnx-killed/content"):
-        (tmp_path / left).mkdir(parents=True)
-    with export.complete_or_nothing(tmp_path / name) as unfinished:
-        (working,) = tmp_path.glob(f".{glob.escape(name)}-*/content")
-        assert unfinished.parent == working
-        unfinished.write_text("a model")
-        (working / "weights beside it").touch()
-    assert {path.name for path in tmp_path.iterdir()} == {name, ".other.onnx-killed"}
-    assert (tmp_path / name).read_text() == "a model"
 
 
 def test_what_a_killed_export_to_int8_leaves_is_removed_by_the_next_one(temporary, monkeypatch):

@@ -10,9 +10,8 @@ import torch
 
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.cli import main
-from dedn_hf.publish import export
-from dedn_hf.publish.export import export_model, export_onnx, export_program, quantize_onnx
-from dedn_hf.publish.export_check import open_session
+from dedn_hf.publish import export, saved
+from dedn_hf.publish.export import export_model, export_onnx, export_program, open_session, quantize_onnx
 from dedn_hf.publish.saved import load_model
 from tests.modeling.test_model_loading import random_model
 from tests.tiny_runs import FEATURE_SHAPE, feature_model, image_model, tiny_table
@@ -251,7 +250,7 @@ def test_an_export_with_other_numbers_is_refused(format, tmp_path, monkeypatch):
         return outputs | {"attribute_scores": outputs["attribute_scores"] * 1.001}
 
     monkeypatch.setattr(export.Classifier, "forward", a_little_off)
-    with pytest.raises(ValueError, match="differs from PyTorch by 1.0e-03"):
+    with pytest.raises(ValueError, match="differs from what it should give by 1.0e-03"):
         export_model(awake(feature_model()), tmp_path / "model", format)
     assert not list(tmp_path.iterdir())
 
@@ -272,7 +271,7 @@ def test_wrong_arguments_are_answered_with_what_to_do(tmp_path):
         export_model(model, tmp_path / "model.onnx", "tflite")
     with pytest.raises(ValueError, match="leave it out"):
         export_model(model, tmp_path / "model.pt2", "torch", opset=18)
-    with pytest.raises(FileNotFoundError, match="no folder"):
+    with pytest.raises(ValueError, match="no folder"):
         export_onnx(model, tmp_path / "missing" / "model.onnx")
     with pytest.raises(FileNotFoundError, match="dedn export"):
         quantize_onnx(tmp_path / "missing.onnx", tmp_path / "int8.onnx")
@@ -291,6 +290,16 @@ def test_the_command_exports_into_the_folder_of_the_model(format, name, tmp_path
     told = capsys.readouterr().out
     assert str(tmp_path / name) in told and "same best class" in told
     assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx-int8", "torch"])
+def test_a_folder_in_place_of_a_file_is_refused_before_the_work(format, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(saved, "load_model", lambda name: pytest.fail("the model was loaded"))
+    (tmp_path / "run").mkdir()
+    assert main(["export", str(tmp_path), "--format", format, "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'run'} is a folder. Give the name of a file in it" in said and "Errno" not in said
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_command_takes_a_model_without_backbone_and_other_classes(tmp_path, capsys):
