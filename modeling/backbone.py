@@ -1,6 +1,9 @@
 """Any timm model as a B x C x H x W feature extractor."""
 
+import collections
 import difflib
+import json
+import math
 import os
 from collections.abc import Sequence
 
@@ -8,13 +11,17 @@ import timm
 import torch
 from torch import nn
 
+SAVED = "backbone.body."  # before the names of a backbone in a saved DEDN
+# What load_state_dict and timm's converters raise for weights of another model.
+CONVERSION_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+
 
 def create_body(name: str, feature_source: str = "stage", pretrained: bool | str = False, **kwargs) -> nn.Module:
     """The timm model whose output `Backbone` reads.
 
     Args:
         name: timm model name. feature_source: 'stage' or 'head', see `DEDNConfig`.
-        pretrained: True downloads timm's weights; a path reads a weights file (safetensors).
+        pretrained: True downloads timm's weights; a path reads a file, see `create_from_file`.
 
     Raises:
         ValueError: timm knows no such model, or the file does not fit it. OSError: the weights cannot be had.
@@ -23,21 +30,127 @@ def create_body(name: str, feature_source: str = "stage", pretrained: bool | str
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else " timm.list_models('*vit*') searches the names."
         raise ValueError(f"timm {timm.__version__} has no model {name!r}.{hint}")
-    kwargs = dict(kwargs, pretrained=bool(pretrained))
-    if isinstance(pretrained, (str, bytes)) or hasattr(pretrained, "__fspath__"):
-        if not os.path.isfile(pretrained):
-            raise FileNotFoundError(f"There is no file of weights {str(pretrained)!r}.")
-        kwargs["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     kwargs.update({"features_only": True, "out_indices": (-1,)} if feature_source == "stage" else {"num_classes": 0})
+    if isinstance(pretrained, (str, os.PathLike)):
+        return create_from_file(name, pretrained, **kwargs)
     try:
-        return timm.create_model(name, **kwargs)
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
     except OSError as error:
-        if pretrained is not True:
+        if not pretrained:
             raise
         raise OSError(
             f"The weights of {name} could not be downloaded. Give a file that holds them (--weights FILE, or "
             f"pretrained=FILE), or take random ones (pretrained=False). The Hub's client says: {error}"
         ) from error
+
+
+def create_from_file(name: str, file: str | os.PathLike, **kwargs) -> nn.Module:
+    """A timm model with all its weights from a file, converted where timm knows how.
+
+    Args:
+        name: timm model name. kwargs: arguments of `timm.create_model`.
+        file: safetensors, or a PyTorch file of tensors. A classifier, and names that begin with the name of a
+            wrapper (`module.`, `model.backbone.`), are no obstacle.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a file that cannot be read, or one in which tensors of the model
+            are missing or have another shape.
+    """
+    tensors = read_tensors(file)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        layout = timm.create_model(name, **kwargs)
+    saved = {key.removeprefix(SAVED): tensor for key, tensor in tensors.items() if key.startswith(SAVED)}
+    try:
+        if saved.keys() >= required_tensors(layout).keys():
+            body, missing = timm.create_model(name, **kwargs), []
+            body.load_state_dict(saved, strict=False)
+        else:
+            tensors = unwrapped(tensors, layout)
+            body = converted_by_timm(name, tensors, **kwargs)
+            # timm only logs what was missing. So: load NaN in place of all numbers, and see where none has arrived.
+            nans = {key: torch.full_like(t, torch.nan) if t.is_floating_point() else t for key, t in tensors.items()}
+            with torch.random.fork_rng(devices=[]):
+                probe = required_tensors(converted_by_timm(name, nans, **kwargs))
+            missing = [key for key, tensor in probe.items() if not tensor.isnan().any()]
+    except CONVERSION_ERRORS as error:
+        raise ValueError(f"{file} does not fit {name}: {' '.join(str(error).split())[:400]}") from error
+    if missing:
+        raise ValueError(
+            f"{file} lacks {len(missing)} of the {len(required_tensors(body))} tensors of {name}: {some(missing)}. "
+            f"It holds {some(list(tensors))}. Is it a file of another model?"
+        )
+    return body
+
+
+def read_tensors(file: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Name to tensor, of a safetensors file or a PyTorch checkpoint. Raises FileNotFoundError, ValueError."""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"There is no file of weights {str(file)!r}.")
+    try:
+        content = timm.models.load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # of safetensors, pickle, zipfile or torch, whatever a foreign file makes them raise
+        raise ValueError(
+            f"{file} cannot be read: {' '.join(str(error).split())[:300]} Weights come from *.safetensors, or from a "
+            "PyTorch file that holds tensors only: other pickles can run any code. If you trust this one, load it "
+            "with torch.load(FILE, weights_only=False) and save its state_dict with safetensors.torch.save_file."
+        ) from error
+    parts = {"": content, **{key: part for key, part in content.items() if isinstance(part, dict)}}
+    parts = {key: {k: t for k, t in part.items() if isinstance(t, torch.Tensor)} for key, part in parts.items()}
+    found = [key for key, part in parts.items() if part]
+    if "" not in found and len(found) != 1:
+        raise ValueError(
+            f"{file} holds {'no tensors' if not found else 'several sets of tensors: ' + some(found)}. "
+            "Give a file with the state_dict of one network."
+        )
+    return parts[found[0]]
+
+
+def unwrapped(tensors: dict[str, torch.Tensor], layout: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of one network in it, without the names of wrappers around it, such as 'model.backbone.'.
+
+    Args:
+        layout: a network with timm's names; `features_only` writes an underscore for some of their dots.
+
+    Raises:
+        ValueError: there are several such networks, e.g. a student and a teacher.
+    """
+    known = {key.removeprefix("model.").replace(".", "_") for key in layout.state_dict()}
+    votes = collections.Counter()
+    for key in tensors:
+        parts = key.split(".")
+        cut = next((i for i in range(len(parts)) if "_".join(parts[i:]) in known), None)
+        if cut is not None:
+            votes["".join(f"{part}." for part in parts[:cut])] += 1
+    networks = [prefix for prefix, count in votes.items() if count == max(votes.values())]
+    if len(networks) > 1 and 2 * votes[networks[0]] > len(known):
+        raise ValueError(f"it holds several networks, {some(networks)}. Save one of them in a file of its own.")
+    prefix = networks[0] if networks else ""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def converted_by_timm(name: str, tensors: dict[str, torch.Tensor], **kwargs) -> nn.Module:
+    """The timm model with those weights that are there; timm's converters for this kind of model are applied."""
+    overlay, cfg = {"state_dict": dict(tensors)}, timm.get_pretrained_cfg(name)
+    if cfg is not None and not (cfg.classifier and cfg.num_classes):  # where timm would refuse a classifier
+        kwargs.setdefault("num_classes", cfg.num_classes)
+        overlay.update(classifier=cfg.classifier or "head", num_classes=-1)
+    body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+    for module in body.modules():
+        if hasattr(module, "pretrained_cfg"):
+            module.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
+    return body
+
+
+def required_tensors(body: nn.Module) -> dict[str, torch.Tensor]:
+    """What a file must hold: weights and statistics, each once, but no integers such as counters of batches."""
+    once = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+    stored = body.state_dict().keys()
+    return {key: tensor for key, tensor in once.items() if key in stored and tensor.is_floating_point()}
+
+
+def some(names: list[str]) -> str:
+    """The first three names."""
+    return ", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3)
 
 
 class Backbone(nn.Module):
@@ -48,18 +161,25 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, feature_source: str = "stage", **kwargs) -> None:
         super().__init__()
+        require_json(kwargs)
         self.recipe = {"name": name, "feature_source": feature_source, **kwargs}
         self.body = create_body(**self.recipe)
         self.frozen_stages: tuple[str, ...] = ()
         self.frozen_batch_norm = False
+        # transformers saves and loads one of the names of a weight that several blocks share, if it knows of it.
+        self._tied_weights_keys = self.all_tied_weights_keys = {
+            f"body.{k}": f"body.{v}" for k, v in shared_weights(self.body).items()
+        }
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """B x 3 x image_size x image_size to B x C x H x W."""
+        """B x 3 x image_size x image_size to B x C x H x W. Raises ValueError for a network without feature map."""
         if self.recipe["feature_source"] == "stage":
             feature_map = self.body(pixel_values)[-1]
             layout = str(getattr(getattr(self.body, "output_fmt", "NCHW"), "value", "NCHW"))
         else:
             feature_map = self.body.forward_features(pixel_values)
+            if not isinstance(feature_map, torch.Tensor) or feature_map.ndim not in (3, 4):
+                raise ValueError(self._no_map("forward_features gives no feature map"))
             layout = getattr(self.body, "output_fmt", "NCHW") if feature_map.ndim == 4 else "NLC"
         if layout == "NHWC":
             return feature_map.permute(0, 3, 1, 2)
@@ -69,8 +189,15 @@ class Backbone(nn.Module):
 
     def _tokens_to_map(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens[:, getattr(self.body, "num_prefix_tokens", 0) :]
-        height, width = getattr(self.body.patch_embed, "grid_size", None) or [round(tokens.shape[1] ** 0.5)] * 2
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        count, grid = tokens.shape[1], getattr(getattr(self.body, "patch_embed", None), "grid_size", None)
+        if not grid or math.prod(grid) != count:  # a network of several stages; images are square
+            grid = [math.isqrt(count)] * 2
+            if count < 2 or math.prod(grid) != count:
+                raise ValueError(self._no_map(f"forward_features gives {count} tokens, not a square of them"))
+        return tokens.transpose(1, 2).unflatten(2, tuple(grid))
+
+    def _no_map(self, reason: str) -> str:
+        return f"{self.recipe['name']} has no feature map with feature_source='head': {reason}. Use 'stage'."
 
     @torch.no_grad()
     def feature_shape(self, image_size: int) -> list[int]:
@@ -137,6 +264,26 @@ class Backbone(nn.Module):
         target.set_grad_checkpointing(enable)
 
 
+def require_json(kwargs: dict) -> None:
+    """Raise ValueError for arguments of a backbone that no config.json can hold."""
+    try:
+        json.dumps(kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"backbone_kwargs {kwargs} cannot be saved in config.json: {error}. Give names, numbers and lists."
+        ) from error
+
+
+def shared_weights(body: nn.Module) -> dict[str, str]:
+    """Further names of weights that have several, each to the first name."""
+    first: dict[int, str] = {}
+    return {
+        name: first[id(parameter)]
+        for name, parameter in body.named_parameters(remove_duplicate=False)
+        if first.setdefault(id(parameter), name) != name
+    }
+
+
 def _belongs(name: str, prefixes: Sequence[str]) -> bool:
     """Whether a module or weight is one of the named modules or lies in it: 'blocks.1.norm' in 'blocks.1'."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
@@ -150,6 +297,7 @@ def preprocessing_of(name: str) -> dict:
         "image_mean": list(cfg.mean),
         "image_std": list(cfg.std),
         "interpolation": cfg.interpolation if cfg.interpolation in ("bilinear", "nearest", "lanczos") else "bicubic",
+        "crop_pct": min(cfg.crop_pct, 1.0),  # timm pads for more than 1
     }
 
 
