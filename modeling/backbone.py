@@ -109,12 +109,13 @@ def unwrapped(tensors: dict[str, torch.Tensor], layout: nn.Module) -> dict[str, 
     """The tensors of one network in it, without the names of wrappers around it, such as 'model.backbone.'.
 
     Args:
-        layout: a network with timm's names; `features_only` writes an underscore for some of their dots.
+        layout: a network with timm's names, but for what `features_only` makes of them: it may put one word before
+            them, and an underscore in place of a dot.
 
     Raises:
         ValueError: there are several such networks, e.g. a student and a teacher.
     """
-    known = {key.removeprefix("model.").replace(".", "_") for key in layout.state_dict()}
+    known = {key.removeprefix("model.").removeprefix("body.").replace(".", "_") for key in layout.state_dict()}
     votes = collections.Counter()
     for key in tensors:
         parts = key.split(".")

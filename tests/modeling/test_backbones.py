@@ -64,12 +64,14 @@ def test_the_head_of_a_network_of_tokens_gives_the_map_of_its_last_stage(backbon
     size, shape = TOKENS[backbone]
     model, stage = (new_model(backbone, size, feature_source=source) for source in ("head", "stage"))
     assert model.config.feature_shape == shape
+    for parameter in model.backbone.parameters():  # some start at 0, where all regions are the same
+        nn.init.normal_(parameter, std=0.3)
     stage.backbone.body.load_state_dict({f"model.{k}": t for k, t in model.backbone.body.state_dict().items()}, False)
     with torch.no_grad():
-        head, last = (m.extract_features(images(size, 1)).flatten(1) for m in (model, stage))
-    assert head.shape == last.shape
-    head, last = (nn.functional.layer_norm(m.unflatten(1, shape).movedim(1, -1), shape[:1]) for m in (head, last))
-    torch.testing.assert_close(head, last, rtol=0, atol=0.05)  # but for the norm that ends the network
+        head, last = (m.extract_features(images(size)) for m in (model, stage))
+        norm = getattr(model.backbone.body, "norm", nn.Identity())
+        torch.testing.assert_close(head, norm(last.movedim(1, -1)).movedim(-1, 1))
+    assert not torch.allclose(head[..., 0, 0], head[..., 0, 1])
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,9 @@ def test_checkpoints_of_pytorch_are_read(wrapping, suffix, network, tmp_path):
     assert_has_the_weights_of(network, tmp_path / f"weights.{suffix}")
 
 
-@pytest.mark.parametrize("backbone", ["test_resnet", "vit_tiny_patch16_224", "convnext_atto", "coat_tiny"])
+@pytest.mark.parametrize(
+    "backbone", ["test_resnet", "vit_tiny_patch16_224", "convnext_atto", "coat_tiny", "pit_ti_224"]
+)
 def test_the_backbone_of_a_saved_model_starts_another_one(backbone, tmp_path):
     saved = new_model(backbone, 32)
     saved.save_pretrained(tmp_path)
@@ -151,6 +155,15 @@ def test_a_classifier_of_its_own_is_no_obstacle_where_timms_weights_have_none(tm
     for feature_source in ("stage", "head"):
         body = create_body(name, feature_source, pretrained=tmp_path / "weights.safetensors", img_size=28)
         assert torch.equal(getattr(body, "model", body).pos_embed, network.pos_embed)
+
+
+@pytest.mark.parametrize("backbone", ["convnext_atto", "pit_ti_224", "coat_tiny"])
+def test_features_have_other_names_than_the_file_and_still_get_its_weights(backbone, tmp_path):
+    network = timm.create_model(backbone)
+    torch.save(prefixed(network, "model.backbone."), tmp_path / "weights.pt")
+    body = create_body(backbone, pretrained=tmp_path / "weights.pt")
+    values = {tensor.sum().item() for tensor in network.parameters()}
+    assert {tensor.sum().item() for tensor in body.parameters()} <= values
 
 
 def test_timms_conversions_are_applied(tmp_path):
