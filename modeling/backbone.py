@@ -11,7 +11,6 @@ import timm
 import torch
 from torch import nn
 
-SAVED = "backbone.body."  # before the names of a backbone in a saved DEDN
 # What load_state_dict and timm's converters raise for weights of another model.
 CONVERSION_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
@@ -49,36 +48,28 @@ def create_from_file(name: str, file: str | os.PathLike, **kwargs) -> nn.Module:
 
     Args:
         name: timm model name. kwargs: arguments of `timm.create_model`.
-        file: safetensors, or a PyTorch file of tensors. A classifier, and names that begin with the name of a
-            wrapper (`module.`, `model.backbone.`), are no obstacle.
+        file: safetensors, or a PyTorch file of tensors, of a timm model or a saved DEDN. A classifier, and wrappers in
+            the names (`module.`, `model.backbone.`), do no harm.
 
     Raises:
         FileNotFoundError: no such file. ValueError: a file that cannot be read, or one in which tensors of the model
             are missing or have another shape.
     """
-    tensors = read_tensors(file)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        layout = timm.create_model(name, **kwargs)
-    saved = {key.removeprefix(SAVED): tensor for key, tensor in tensors.items() if key.startswith(SAVED)}
+        network = timm.create_model(name, **kwargs)
+    tensors = unwrapped(read_tensors(file), network, file)
+    unfit = misfits(tensors, network)
+    if not unfit:
+        body, there = timm.create_model(name, **kwargs), {plain(key): tensor for key, tensor in tensors.items()}
+        body.load_state_dict({k: there[plain(k)] for k in body.state_dict() if plain(k) in there}, strict=False)
+        return body
     try:
-        if saved.keys() >= required_tensors(layout).keys():
-            body, missing = timm.create_model(name, **kwargs), []
-            body.load_state_dict(saved, strict=False)
-        else:
-            tensors = unwrapped(tensors, layout)
-            body = converted_by_timm(name, tensors, **kwargs)
-            # timm only logs what was missing. So: load NaN in place of all numbers, and see where none has arrived.
-            nans = {key: torch.full_like(t, torch.nan) if t.is_floating_point() else t for key, t in tensors.items()}
-            with torch.random.fork_rng(devices=[]):
-                probe = required_tensors(converted_by_timm(name, nans, **kwargs))
-            missing = [key for key, tensor in probe.items() if not tensor.isnan().any()]
+        body, converted = converted_by_timm(name, tensors, **kwargs)
+        unfit = {key: text for key, text in unfit.items() if key not in converted}
     except CONVERSION_ERRORS as error:
-        raise ValueError(f"{file} does not fit {name}: {' '.join(str(error).split())[:400]}") from error
-    if missing:
-        raise ValueError(
-            f"{file} lacks {len(missing)} of the {len(required_tensors(body))} tensors of {name}: {some(missing)}. "
-            f"It holds {some(list(tensors))}. Is it a file of another model?"
-        )
+        raise ValueError(f"{file} does not fit {name}. {summary(unfit, tensors)}") from error
+    if unfit:
+        raise ValueError(f"{file} does not fit {name}. {summary(unfit, tensors)}")
     return body
 
 
@@ -90,9 +81,9 @@ def read_tensors(file: str | os.PathLike) -> dict[str, torch.Tensor]:
         content = timm.models.load_state_dict(str(file), weights_only=True)
     except Exception as error:  # of safetensors, pickle, zipfile or torch, whatever a foreign file makes them raise
         raise ValueError(
-            f"{file} cannot be read: {' '.join(str(error).split())[:300]} Weights come from *.safetensors, or from a "
-            "PyTorch file that holds tensors only: other pickles can run any code. If you trust this one, load it "
-            "with torch.load(FILE, weights_only=False) and save its state_dict with safetensors.torch.save_file."
+            f"{file} cannot be read as weights. Give *.safetensors, or a PyTorch file of tensors only: other pickles "
+            "can run any code. If you trust this one, read it by torch.load(FILE, weights_only=False), and write its "
+            f"state_dict by safetensors.torch.save_file. (The error: {' '.join(str(error).split())[:300]})"
         ) from error
     parts = {"": content, **{key: part for key, part in content.items() if isinstance(part, dict)}}
     parts = {key: {k: t for k, t in part.items() if isinstance(t, torch.Tensor)} for key, part in parts.items()}
@@ -105,41 +96,72 @@ def read_tensors(file: str | os.PathLike) -> dict[str, torch.Tensor]:
     return parts[found[0]]
 
 
-def unwrapped(tensors: dict[str, torch.Tensor], layout: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of one network in it, without the names of wrappers around it, such as 'model.backbone.'.
-
-    Args:
-        layout: a network with timm's names, but for what `features_only` makes of them: it may put one word before
-            them, and an underscore in place of a dot.
+def unwrapped(
+    tensors: dict[str, torch.Tensor], network: nn.Module, file: str | os.PathLike
+) -> dict[str, torch.Tensor]:
+    """The tensors of the network in the file, without the names of wrappers around it, such as 'model.backbone.'.
 
     Raises:
         ValueError: there are several such networks, e.g. a student and a teacher.
     """
-    known = {key.removeprefix("model.").removeprefix("body.").replace(".", "_") for key in layout.state_dict()}
-    votes = collections.Counter()
+    known, votes = {plain(key) for key in network.state_dict()}, collections.Counter()
     for key in tensors:
         parts = key.split(".")
         cut = next((i for i in range(len(parts)) if "_".join(parts[i:]) in known), None)
         if cut is not None:
             votes["".join(f"{part}." for part in parts[:cut])] += 1
-    networks = [prefix for prefix, count in votes.items() if count == max(votes.values())]
-    if len(networks) > 1 and 2 * votes[networks[0]] > len(known):
-        raise ValueError(f"it holds several networks, {some(networks)}. Save one of them in a file of its own.")
-    prefix = networks[0] if networks else ""
+    prefixes = [prefix for prefix, count in votes.items() if count == max(votes.values())]
+    if len(prefixes) > 1 and 2 * votes[prefixes[0]] > len(known):
+        raise ValueError(f"{file} holds several networks: {some(prefixes)}. Save one of them in a file of its own.")
+    prefix = prefixes[0] if prefixes else ""
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def converted_by_timm(name: str, tensors: dict[str, torch.Tensor], **kwargs) -> nn.Module:
-    """The timm model with those weights that are there; timm's converters for this kind of model are applied."""
-    overlay, cfg = {"state_dict": dict(tensors)}, timm.get_pretrained_cfg(name)
+def misfits(tensors: dict[str, torch.Tensor], network: nn.Module) -> dict[str, str]:
+    """Tensors of the network that are not there, or not in its shape; each name to what to say of it."""
+    shapes = {plain(key): list(tensor.shape) for key, tensor in tensors.items()}
+    return {
+        key: f"{key} ({shapes[plain(key)]} for {list(tensor.shape)})" if plain(key) in shapes else key
+        for key, tensor in required_tensors(network).items()
+        if shapes.get(plain(key)) != list(tensor.shape)
+    }
+
+
+def summary(unfit: dict[str, str], tensors: dict[str, torch.Tensor]) -> str:
+    """What to say of `misfits`."""
+    floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
+    return (
+        f"Missing or of another shape: {len(unfit)} tensors of the model, {some(list(unfit.values()))}. "
+        f"The file holds {some(floats)}."
+    )
+
+
+def plain(name: str) -> str:
+    """A tensor's name without what timm's `features_only` changes: a word before it, dots or underscores."""
+    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
+
+
+def converted_by_timm(name: str, tensors: dict[str, torch.Tensor], **kwargs) -> tuple[nn.Module, set[str]]:
+    """The timm model with weights that its converter makes of these, and the names of those that it has made."""
+    cfg, overlay = timm.get_pretrained_cfg(name), {}
     if cfg is not None and not (cfg.classifier and cfg.num_classes):  # where timm would refuse a classifier
         kwargs.setdefault("num_classes", cfg.num_classes)
-        overlay.update(classifier=cfg.classifier or "head", num_classes=-1)
-    body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-    for module in body.modules():
-        if hasattr(module, "pretrained_cfg"):
-            module.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
-    return body
+        overlay = {"classifier": cfg.classifier or "head", "num_classes": -1}
+
+    def create(tensors: dict[str, torch.Tensor]) -> nn.Module:
+        overlay["state_dict"] = dict(tensors)
+        body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        for module in body.modules():
+            if hasattr(module, "pretrained_cfg"):
+                module.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
+        return body
+
+    body = create(tensors)
+    # timm only logs what was missing. So: give it NaN in place of every number, and see where they arrive.
+    nans = {key: torch.full_like(t, torch.nan) if t.is_floating_point() else t for key, t in tensors.items()}
+    with torch.random.fork_rng(devices=[]):
+        probe = required_tensors(create(nans))
+    return body, {key for key, tensor in probe.items() if tensor.isnan().any()}
 
 
 def required_tensors(body: nn.Module) -> dict[str, torch.Tensor]:
@@ -180,7 +202,7 @@ class Backbone(nn.Module):
         else:
             feature_map = self.body.forward_features(pixel_values)
             if not isinstance(feature_map, torch.Tensor) or feature_map.ndim not in (3, 4):
-                raise ValueError(self._no_map("forward_features gives no feature map"))
+                raise ValueError(self._no_map(f"a {type(feature_map).__name__} of {len(feature_map)}"))
             layout = getattr(self.body, "output_fmt", "NCHW") if feature_map.ndim == 4 else "NLC"
         if layout == "NHWC":
             return feature_map.permute(0, 3, 1, 2)
@@ -194,18 +216,32 @@ class Backbone(nn.Module):
         if not grid or math.prod(grid) != count:  # a network of several stages; images are square
             grid = [math.isqrt(count)] * 2
             if count < 2 or math.prod(grid) != count:
-                raise ValueError(self._no_map(f"forward_features gives {count} tokens, not a square of them"))
+                raise ValueError(self._no_map(f"{count} tokens, which are no square"))
         return tokens.transpose(1, 2).unflatten(2, tuple(grid))
 
-    def _no_map(self, reason: str) -> str:
-        return f"{self.recipe['name']} has no feature map with feature_source='head': {reason}. Use 'stage'."
+    def _no_map(self, what: str) -> str:
+        return (
+            f"{self.recipe['name']} gives no feature map with feature_source='head': its forward_features gives "
+            f"{what}. Use feature_source='stage'."
+        )
 
     @torch.no_grad()
     def feature_shape(self, image_size: int) -> list[int]:
-        """[C, H, W] for square images of `image_size` pixels, found by running one."""
+        """[C, H, W] for square images of `image_size` pixels, found by running one.
+
+        Raises:
+            ValueError: the network takes no images of this size.
+        """
         was_training = self.training
         self.eval()
-        shape = list(self(torch.zeros(1, 3, image_size, image_size)).shape[1:])
+        try:
+            shape = list(self(torch.zeros(1, 3, image_size, image_size)).shape[1:])
+        except (RuntimeError, AssertionError) as error:
+            name = self.recipe["name"]
+            raise ValueError(
+                f"{name} takes no images of {image_size} x {image_size} pixels; its own image_size is "
+                f"{preprocessing_of(name)['image_size']}. ({error})"
+            ) from error
         self.train(was_training)
         return shape
 
