@@ -1,5 +1,6 @@
 """Any timm model as a B x C x H x W feature extractor."""
 
+import argparse
 import collections
 import difflib
 import json
@@ -23,7 +24,8 @@ def create_body(name: str, feature_source: str = "stage", pretrained: bool | str
         pretrained: True downloads timm's weights; a path reads a file, see `create_from_file`.
 
     Raises:
-        ValueError: timm knows no such model, or the file does not fit it. OSError: the weights cannot be had.
+        ValueError: timm knows no such model or cannot make it so, or the file does not fit it.
+        OSError: the weights cannot be had.
     """
     if not timm.is_model(name.split("/")[-1].split(".")[0]) and ":" not in name:
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
@@ -40,6 +42,11 @@ def create_body(name: str, feature_source: str = "stage", pretrained: bool | str
         raise OSError(
             f"The weights of {name} could not be downloaded. Give a file that holds them (--weights FILE, or "
             f"pretrained=FILE), or take random ones (pretrained=False). The Hub's client says: {error}"
+        ) from error
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"timm {timm.__version__} cannot make {name} with {kwargs}: {error} Try other backbone_kwargs, another "
+            "image_size, or feature_source='head' where features_only is not possible."
         ) from error
 
 
@@ -78,7 +85,8 @@ def read_tensors(file: str | os.PathLike) -> dict[str, torch.Tensor]:
     if not os.path.isfile(file):
         raise FileNotFoundError(f"There is no file of weights {str(file)!r}.")
     try:
-        content = timm.models.load_state_dict(str(file), weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints hold their arguments
+            content = timm.models.load_state_dict(str(file), weights_only=True)
     except Exception as error:  # of safetensors, pickle, zipfile or torch, whatever a foreign file makes them raise
         raise ValueError(
             f"{file} cannot be read as weights. Give *.safetensors, or a PyTorch file of tensors only: other pickles "

@@ -27,9 +27,14 @@ def images(size: int, batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
+needs_coat = pytest.mark.skipif(
+    not hasattr(timm.models.coat.CoaT, "forward_intermediates"), reason="this timm reads no feature maps of CoaT"
+)
+
 # Shared weights ---------------------------------------------------------------------------------------------------
 
 
+@needs_coat
 def test_a_backbone_whose_blocks_share_weights_is_trained_saved_and_loaded(tmp_path):
     model = new_model("coat_tiny", 32)
     model.unfreeze_backbone()
@@ -83,8 +88,14 @@ def test_a_network_whose_head_sees_no_map_or_several_is_refused_with_the_alterna
 
 
 def test_an_image_size_that_a_network_does_not_take_is_refused_with_its_own():
-    with pytest.raises(ValueError, match="crossvit_tiny_240 takes no images of 64 x 64 pixels; its own .* is 240"):
-        new_model("crossvit_tiny_240", 64)
+    with pytest.raises(ValueError, match="efficientformer_l1 takes no images of 64 x 64 pixels; its own .* is 224"):
+        new_model("efficientformer_l1", 64, feature_source="head")
+
+
+@pytest.mark.parametrize("kwargs", [{"no_such_argument": 1}, {"img_size": 65}])
+def test_arguments_that_timm_does_not_take_are_refused(kwargs):
+    with pytest.raises(ValueError, match="timm .* cannot make vit_tiny_patch16_224 with"):
+        new_model("vit_tiny_patch16_224", backbone_kwargs={**kwargs, "strict_img_size": True})
 
 
 # Weights files ----------------------------------------------------------------------------------------------------
@@ -137,7 +148,14 @@ def test_checkpoints_of_pytorch_are_read(wrapping, suffix, network, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "backbone", ["test_resnet", "vit_tiny_patch16_224", "convnext_atto", "coat_tiny", "pit_ti_224"]
+    "backbone",
+    [
+        "test_resnet",
+        "vit_tiny_patch16_224",
+        "convnext_atto",
+        pytest.param("coat_tiny", marks=needs_coat),
+        "pit_ti_224",
+    ],
 )
 def test_the_backbone_of_a_saved_model_starts_another_one(backbone, tmp_path):
     saved = new_model(backbone, 32)
@@ -162,7 +180,7 @@ def test_a_classifier_of_its_own_is_no_obstacle_where_timms_weights_have_none(tm
         assert torch.equal(getattr(body, "model", body).pos_embed, network.pos_embed)
 
 
-@pytest.mark.parametrize("backbone", ["convnext_atto", "pit_ti_224", "coat_tiny"])
+@pytest.mark.parametrize("backbone", ["convnext_atto", "pit_ti_224", pytest.param("coat_tiny", marks=needs_coat)])
 def test_features_have_other_names_than_the_file_and_still_get_its_weights(backbone, tmp_path):
     network = timm.create_model(backbone)
     torch.save(prefixed(network, "model.backbone."), tmp_path / "weights.pt")
