@@ -72,11 +72,15 @@ def create_from_file(name: str, file: str | os.PathLike, **kwargs) -> nn.Module:
         return body
     try:
         body, converted = converted_by_timm(name, tensors, **kwargs)
-        unfit = {key: text for key, text in unfit.items() if key not in converted}
-    except CONVERSION_ERRORS as error:
-        raise ValueError(f"{file} does not fit {name}. {summary(unfit, tensors)}") from error
+    except CONVERSION_ERRORS:
+        converted = set()
+    unfit = {key: text for key, text in unfit.items() if key not in converted}
     if unfit:
-        raise ValueError(f"{file} does not fit {name}. {summary(unfit, tensors)}")
+        floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
+        raise ValueError(
+            f"{file} does not fit {name}. Missing or of another shape: {len(unfit)} tensors of the model, "
+            f"{some(list(unfit.values()))}. The file holds {some(floats)}."
+        )
     return body
 
 
@@ -133,15 +137,6 @@ def misfits(tensors: dict[str, torch.Tensor], network: nn.Module) -> dict[str, s
         for key, tensor in required_tensors(network).items()
         if shapes.get(plain(key)) != list(tensor.shape)
     }
-
-
-def summary(unfit: dict[str, str], tensors: dict[str, torch.Tensor]) -> str:
-    """What to say of `misfits`."""
-    floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
-    return (
-        f"Missing or of another shape: {len(unfit)} tensors of the model, {some(list(unfit.values()))}. "
-        f"The file holds {some(floats)}."
-    )
 
 
 def plain(name: str) -> str:
