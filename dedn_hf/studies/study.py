@@ -48,7 +48,8 @@ OF_FEATURES = {
 }
 DEFAULTS = {  # where they are not those of DEDNConfig
     **dict.fromkeys(["image_size", "crop_pct", "num_groups", "backbone_kwargs"]),
-    **{"pretrained": True, "groups": "given"},
+    "pretrained": True,
+    "groups": "given",
 }
 
 
