@@ -1,6 +1,10 @@
 """Any timm model as a B x C x H x W feature extractor."""
 
+import argparse
+import collections
 import difflib
+import json
+import math
 import os
 from collections.abc import Sequence
 
@@ -8,36 +12,171 @@ import timm
 import torch
 from torch import nn
 
+# What load_state_dict and timm's converters raise for weights of another model.
+CONVERSION_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+
 
 def create_body(name: str, feature_source: str = "stage", pretrained: bool | str = False, **kwargs) -> nn.Module:
     """The timm model whose output `Backbone` reads.
 
     Args:
         name: timm model name. feature_source: 'stage' or 'head', see `DEDNConfig`.
-        pretrained: True downloads timm's weights; a path reads a weights file (safetensors).
+        pretrained: True downloads timm's weights; a path reads a file, see `create_from_file`.
 
     Raises:
-        ValueError: timm knows no such model, or the file does not fit it. OSError: the weights cannot be had.
+        ValueError: timm knows no such model or cannot make it so, or the file does not fit it.
+        OSError: the weights cannot be had.
     """
     if not timm.is_model(name.split("/")[-1].split(".")[0]) and ":" not in name:
         near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
         hint = f" Did you mean {', '.join(near)}?" if near else " timm.list_models('*vit*') searches the names."
         raise ValueError(f"timm {timm.__version__} has no model {name!r}.{hint}")
-    kwargs = dict(kwargs, pretrained=bool(pretrained))
-    if isinstance(pretrained, (str, bytes)) or hasattr(pretrained, "__fspath__"):
-        if not os.path.isfile(pretrained):
-            raise FileNotFoundError(f"There is no file of weights {str(pretrained)!r}.")
-        kwargs["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     kwargs.update({"features_only": True, "out_indices": (-1,)} if feature_source == "stage" else {"num_classes": 0})
+    if isinstance(pretrained, (str, os.PathLike)):
+        return create_from_file(name, pretrained, **kwargs)
     try:
-        return timm.create_model(name, **kwargs)
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
     except OSError as error:
-        if pretrained is not True:
+        if not pretrained:
             raise
         raise OSError(
             f"The weights of {name} could not be downloaded. Give a file that holds them (--weights FILE, or "
             f"pretrained=FILE), or take random ones (pretrained=False). The Hub's client says: {error}"
         ) from error
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"timm {timm.__version__} cannot make {name} with {kwargs}: {error} Try other backbone_kwargs, another "
+            "image_size, or feature_source='head' where features_only is not possible."
+        ) from error
+
+
+def create_from_file(name: str, file: str | os.PathLike, **kwargs) -> nn.Module:
+    """A timm model with all its weights from a file, converted where timm knows how.
+
+    Args:
+        name: timm model name. kwargs: arguments of `timm.create_model`.
+        file: safetensors, or a PyTorch file of tensors, of a timm model or a saved DEDN. A classifier, and wrappers in
+            the names (`module.`, `model.backbone.`), do no harm.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: a file that cannot be read, or one in which tensors of the model
+            are missing or have another shape.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = timm.create_model(name, **kwargs)
+    tensors = unwrapped(read_tensors(file), network, file)
+    unfit = misfits(tensors, network)
+    if not unfit:
+        body, there = timm.create_model(name, **kwargs), {plain(key): tensor for key, tensor in tensors.items()}
+        body.load_state_dict({k: there[plain(k)] for k in body.state_dict() if plain(k) in there}, strict=False)
+        return body
+    try:
+        body, converted = converted_by_timm(name, tensors, **kwargs)
+    except CONVERSION_ERRORS:
+        converted = set()
+    unfit = {key: text for key, text in unfit.items() if key not in converted}
+    if unfit:
+        floats = [key for key, tensor in tensors.items() if tensor.is_floating_point()]
+        raise ValueError(
+            f"{file} does not fit {name}. Missing or of another shape: {len(unfit)} tensors of the model, "
+            f"{some(list(unfit.values()))}. The file holds {some(floats)}."
+        )
+    return body
+
+
+def read_tensors(file: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Name to tensor, of a safetensors file or a PyTorch checkpoint. Raises FileNotFoundError, ValueError."""
+    if not os.path.isfile(file):
+        raise FileNotFoundError(f"There is no file of weights {str(file)!r}.")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # timm's checkpoints hold their arguments
+            content = timm.models.load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # of safetensors, pickle, zipfile or torch, whatever a foreign file makes them raise
+        raise ValueError(
+            f"{file} cannot be read as weights. Give *.safetensors, or a PyTorch file of tensors only: other pickles "
+            "can run any code. If you trust this one, read it by torch.load(FILE, weights_only=False), and write its "
+            f"state_dict by safetensors.torch.save_file. (The error: {' '.join(str(error).split())[:300]})"
+        ) from error
+    parts = {"": content, **{key: part for key, part in content.items() if isinstance(part, dict)}}
+    parts = {key: {k: t for k, t in part.items() if isinstance(t, torch.Tensor)} for key, part in parts.items()}
+    found = [key for key, part in parts.items() if part]
+    if "" not in found and len(found) != 1:
+        raise ValueError(
+            f"{file} holds {'no tensors' if not found else 'several sets of tensors: ' + some(found)}. "
+            "Give a file with the state_dict of one network."
+        )
+    return parts[found[0]]
+
+
+def unwrapped(
+    tensors: dict[str, torch.Tensor], network: nn.Module, file: str | os.PathLike
+) -> dict[str, torch.Tensor]:
+    """The tensors of the network in the file, without the names of wrappers around it, such as 'model.backbone.'.
+
+    Raises:
+        ValueError: there are several such networks, e.g. a student and a teacher.
+    """
+    known, votes = {plain(key) for key in network.state_dict()}, collections.Counter()
+    for key in tensors:
+        parts = key.split(".")
+        cut = next((i for i in range(len(parts)) if "_".join(parts[i:]) in known), None)
+        if cut is not None:
+            votes["".join(f"{part}." for part in parts[:cut])] += 1
+    prefixes = [prefix for prefix, count in votes.items() if count == max(votes.values())]
+    if len(prefixes) > 1 and 2 * votes[prefixes[0]] > len(known):
+        raise ValueError(f"{file} holds several networks: {some(prefixes)}. Save one of them in a file of its own.")
+    prefix = prefixes[0] if prefixes else ""
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def misfits(tensors: dict[str, torch.Tensor], network: nn.Module) -> dict[str, str]:
+    """Tensors of the network that are not there, or not in its shape; each name to what to say of it."""
+    shapes = {plain(key): list(tensor.shape) for key, tensor in tensors.items()}
+    return {
+        key: f"{key} ({shapes[plain(key)]} for {list(tensor.shape)})" if plain(key) in shapes else key
+        for key, tensor in required_tensors(network).items()
+        if shapes.get(plain(key)) != list(tensor.shape)
+    }
+
+
+def plain(name: str) -> str:
+    """A tensor's name without what timm's `features_only` changes: a word before it, dots or underscores."""
+    return name.removeprefix("model.").removeprefix("body.").replace(".", "_")
+
+
+def converted_by_timm(name: str, tensors: dict[str, torch.Tensor], **kwargs) -> tuple[nn.Module, set[str]]:
+    """The timm model with weights that its converter makes of these, and the names of those that it has made."""
+    cfg, overlay = timm.get_pretrained_cfg(name), {}
+    if cfg is not None and not (cfg.classifier and cfg.num_classes):  # where timm would refuse a classifier
+        kwargs.setdefault("num_classes", cfg.num_classes)
+        overlay = {"classifier": cfg.classifier or "head", "num_classes": -1}
+
+    def create(tensors: dict[str, torch.Tensor]) -> nn.Module:
+        overlay["state_dict"] = dict(tensors)
+        body = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+        for module in body.modules():
+            if hasattr(module, "pretrained_cfg"):
+                module.pretrained_cfg.pop("state_dict", None)  # a second copy of the weights
+        return body
+
+    body = create(tensors)
+    # timm only logs what was missing. So: give it NaN in place of every number, and see where they arrive.
+    nans = {key: torch.full_like(t, torch.nan) if t.is_floating_point() else t for key, t in tensors.items()}
+    with torch.random.fork_rng(devices=[]):
+        probe = required_tensors(create(nans))
+    return body, {key for key, tensor in probe.items() if tensor.isnan().any()}
+
+
+def required_tensors(body: nn.Module) -> dict[str, torch.Tensor]:
+    """What a file must hold: weights and statistics, each once, but no integers such as counters of batches."""
+    once = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+    stored = body.state_dict().keys()
+    return {key: tensor for key, tensor in once.items() if key in stored and tensor.is_floating_point()}
+
+
+def some(names: list[str]) -> str:
+    """The first three names."""
+    return ", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3)
 
 
 class Backbone(nn.Module):
@@ -48,18 +187,25 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, feature_source: str = "stage", **kwargs) -> None:
         super().__init__()
+        require_json(kwargs)
         self.recipe = {"name": name, "feature_source": feature_source, **kwargs}
         self.body = create_body(**self.recipe)
         self.frozen_stages: tuple[str, ...] = ()
         self.frozen_batch_norm = False
+        # transformers saves and loads one of the names of a weight that several blocks share, if it knows of it.
+        self._tied_weights_keys = self.all_tied_weights_keys = {
+            f"body.{k}": f"body.{v}" for k, v in shared_weights(self.body).items()
+        }
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """B x 3 x image_size x image_size to B x C x H x W."""
+        """B x 3 x image_size x image_size to B x C x H x W. Raises ValueError for a network without feature map."""
         if self.recipe["feature_source"] == "stage":
             feature_map = self.body(pixel_values)[-1]
             layout = str(getattr(getattr(self.body, "output_fmt", "NCHW"), "value", "NCHW"))
         else:
             feature_map = self.body.forward_features(pixel_values)
+            if not isinstance(feature_map, torch.Tensor) or feature_map.ndim not in (3, 4):
+                raise ValueError(self._no_map(f"a {type(feature_map).__name__} of {len(feature_map)}"))
             layout = getattr(self.body, "output_fmt", "NCHW") if feature_map.ndim == 4 else "NLC"
         if layout == "NHWC":
             return feature_map.permute(0, 3, 1, 2)
@@ -69,15 +215,36 @@ class Backbone(nn.Module):
 
     def _tokens_to_map(self, tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens[:, getattr(self.body, "num_prefix_tokens", 0) :]
-        height, width = getattr(self.body.patch_embed, "grid_size", None) or [round(tokens.shape[1] ** 0.5)] * 2
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        count, grid = tokens.shape[1], getattr(getattr(self.body, "patch_embed", None), "grid_size", None)
+        if not grid or math.prod(grid) != count:  # a network of several stages; images are square
+            grid = [math.isqrt(count)] * 2
+            if count < 2 or math.prod(grid) != count:
+                raise ValueError(self._no_map(f"{count} tokens, which are no square"))
+        return tokens.transpose(1, 2).unflatten(2, tuple(grid))
+
+    def _no_map(self, what: str) -> str:
+        return (
+            f"{self.recipe['name']} gives no feature map with feature_source='head': its forward_features gives "
+            f"{what}. Use feature_source='stage'."
+        )
 
     @torch.no_grad()
     def feature_shape(self, image_size: int) -> list[int]:
-        """[C, H, W] for square images of `image_size` pixels, found by running one."""
+        """[C, H, W] for square images of `image_size` pixels, found by running one.
+
+        Raises:
+            ValueError: the network takes no images of this size.
+        """
         was_training = self.training
         self.eval()
-        shape = list(self(torch.zeros(1, 3, image_size, image_size)).shape[1:])
+        try:
+            shape = list(self(torch.zeros(1, 3, image_size, image_size)).shape[1:])
+        except (RuntimeError, AssertionError) as error:
+            name = self.recipe["name"]
+            raise ValueError(
+                f"{name} takes no images of {image_size} x {image_size} pixels; its own image_size is "
+                f"{preprocessing_of(name)['image_size']}. ({error})"
+            ) from error
         self.train(was_training)
         return shape
 
@@ -137,6 +304,26 @@ class Backbone(nn.Module):
         target.set_grad_checkpointing(enable)
 
 
+def require_json(kwargs: dict) -> None:
+    """Raise ValueError for arguments of a backbone that no config.json can hold."""
+    try:
+        json.dumps(kwargs)
+    except TypeError as error:
+        raise ValueError(
+            f"backbone_kwargs {kwargs} cannot be saved in config.json: {error}. Give names, numbers and lists."
+        ) from error
+
+
+def shared_weights(body: nn.Module) -> dict[str, str]:
+    """Further names of weights that have several, each to the first name."""
+    first: dict[int, str] = {}
+    return {
+        name: first[id(parameter)]
+        for name, parameter in body.named_parameters(remove_duplicate=False)
+        if first.setdefault(id(parameter), name) != name
+    }
+
+
 def _belongs(name: str, prefixes: Sequence[str]) -> bool:
     """Whether a module or weight is one of the named modules or lies in it: 'blocks.1.norm' in 'blocks.1'."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
@@ -150,6 +337,7 @@ def preprocessing_of(name: str) -> dict:
         "image_mean": list(cfg.mean),
         "image_std": list(cfg.std),
         "interpolation": cfg.interpolation if cfg.interpolation in ("bilinear", "nearest", "lanczos") else "bicubic",
+        "crop_pct": min(cfg.crop_pct, 1.0),  # timm pads for more than 1
     }
 
 

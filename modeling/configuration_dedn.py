@@ -27,8 +27,9 @@ class DEDNConfig(PreTrainedConfig):
             which in EfficientNets and MobileNets includes the last 1 x 1 convolution.
         freeze_backbone: keep the backbone's weights and batch statistics as they are while training.
         image_size: height and width of the input in pixels, after resizing and centre-cropping.
-        image_mean, image_std, interpolation, crop_pct: the backbone's own preprocessing (3 numbers, 3 numbers, PIL
-            filter name, fraction of the shorter side that the centre crop keeps).
+        image_mean, image_std, interpolation, crop_pct: preprocessing (3 numbers, 3 numbers, PIL filter name, fraction
+            of the shorter side that the centre crop keeps). `from_timm` takes what timm evaluates the backbone with;
+            the published method keeps the whole shorter side, crop_pct 1.
         feature_shape: [C, H, W] of the feature map.
         attribute_names: A names, in the order of every attribute axis.
         attribute_groups: group name of each attribute; each group gets its own part of the fine expert.

@@ -46,7 +46,11 @@ OF_FEATURES = {
     "model": ("backbone", "backbone_kwargs", "feature_source", "image_size", "image_mean", "image_std", "crop_pct"),
     "training": ("feature_precision", "augmentation", "crop_scale", "jitter"),
 }
-DEFAULTS = {"image_size": None, "pretrained": True, "groups": "given", "num_groups": None, "backbone_kwargs": None}
+DEFAULTS = {  # where they are not those of DEDNConfig
+    **dict.fromkeys(["image_size", "crop_pct", "num_groups", "backbone_kwargs"]),
+    "pretrained": True,
+    "groups": "given",
+}
 
 
 class UniqueKeys(yaml.SafeLoader):

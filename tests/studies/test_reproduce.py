@@ -103,6 +103,13 @@ def test_a_run_on_cached_features_is_reproduced_without_its_cache(data_dir, tmp_
     assert "to the last bit" in capsys.readouterr().out
 
 
+def test_a_preset_that_meant_the_whole_picture_by_saying_nothing_still_means_it(data_dir, tmp_path, capsys):
+    record = train(data_dir, tmp_path / "run", crop_pct=1.0)
+    del record["experiment"]["model"]["crop_pct"]
+    assert reproduced(record, tmp_path, "--data-dir", data_dir) == 0
+    assert "to the last bit" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
