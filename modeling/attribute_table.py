@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .writing import whole_file
+from .saving import whole_file
 
 ROLES = ("train", "val", "unseen")
 GROUP_ROW = "#group"
 CLASS_COLUMNS = ("role", "seen")
+GROUPINGS = ("given", "single", "embeddings", "co-occurrence")
 _SEEN_WORDS = {"1": True, "true": True, "yes": True, "seen": True, "0": False, "false": False, "no": False}
 _SEEN_WORDS["unseen"] = False
 
@@ -346,3 +347,44 @@ def _read_groups(groups: str | Path | dict[str, str], attribute_names: list[str]
             f"{place}{len(missing)} attribute(s) have no group, first {missing[0]!r}. Add them to the groups."
         )
     return [groups[name] for name in attribute_names]
+
+
+# Groups of attributes --------------------------------------------------------------------------------------------
+
+
+def group_attributes(
+    table: AttributeTable, method: str = "given", num_groups: int | None = None, seed: int = 0
+) -> list[str]:
+    """Group name of each of the A attributes.
+
+    Args:
+        method: 'given', the table's own groups (one group where it has none); 'single', one group; 'embeddings',
+            k-means on the attribute embeddings; 'co-occurrence', k-means on the columns of the seen classes'
+            attributes, so that attributes that go together share a group.
+        num_groups: number of k-means groups, 2..A. seed: of k-means.
+
+    Raises:
+        ValueError: unknown method, no embeddings to cluster, a number of groups outside 2..A.
+    """
+    if method not in GROUPINGS:
+        raise ValueError(f"Unknown attribute grouping {method!r}; use one of {', '.join(GROUPINGS)}.")
+    if method == "single" or (method == "given" and table.attribute_groups is None):
+        return ["all"] * table.num_attributes
+    if method == "given":
+        return table.attribute_groups
+    if method == "embeddings" and table.attribute_embeddings is None:
+        raise ValueError("groups='embeddings' needs attribute embeddings, and the attribute table has none.")
+    points = table.attribute_embeddings if method == "embeddings" else table.class_attributes[table.seen].T
+    return _k_means(points, num_groups or len(set(table.attribute_groups or [])) or 4, seed)
+
+
+def _k_means(points: np.ndarray, num_groups: int, seed: int) -> list[str]:
+    if not 2 <= num_groups <= len(points):
+        raise ValueError(f"num_groups is {num_groups}; use 2 to {len(points)}, the number of attributes.")
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError as error:
+        raise ImportError("k-means attribute groups need scikit-learn: pip install scikit-learn.") from error
+    directions = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
+    labels = KMeans(num_groups, n_init=10, random_state=seed).fit_predict(directions)
+    return [f"group-{label}" for label in labels]

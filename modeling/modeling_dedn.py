@@ -8,6 +8,8 @@ Letters of the shapes: B images, K classes, A attributes, E experts, C channels,
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,11 +19,10 @@ from transformers import CLIPImageProcessor, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .backbone import Backbone
-from .classes import ClassesMixin
-from .configuration_dedn import DEDNConfig
-from .dual_attention import Expert, channel_attention, region_attention
-from .from_timm import FromTimmMixin
+from .attention import Expert, TensorCache, channel_attention, region_attention
+from .attribute_table import AttributeTable, group_attributes
+from .backbone import Backbone, create_body, preprocessing_of, size_arguments
+from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
 from .losses import (
     distillation_loss,
     margin_loss,
@@ -30,8 +31,10 @@ from .losses import (
     seen_bias_vector,
     self_calibration_loss,
 )
-from .remembered import Remembered
-from .saving import SavingMixin, align_memory, require_config
+from .saving import HUB_ARGUMENTS, push_model, replaced_model, require_config, write_card_and_requirements
+
+T = TypeVar("T", bound="DEDNForZeroShot")
+ALIGNMENT = 64  # bytes: what PyTorch's own allocator gives, and the width of the widest vector instructions
 
 
 @dataclass
@@ -58,12 +61,8 @@ class DEDNOutput(ModelOutput):
     losses: dict[str, torch.Tensor] | None = None
 
 
-class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel):
-    """Classifies images among classes that are only described by attributes.
-
-    The class table is part of the model: `set_classes` replaces it at any time, without training. Make one with
-    `from_timm` (to train) or `from_pretrained` (trained).
-    """
+class DEDNPreTrainedModel(PreTrainedModel):
+    """What transformers must know to make, load and shard a DEDN."""
 
     config_class = DEDNConfig
     base_model_prefix = "dedn"
@@ -72,6 +71,32 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """P ~ N(0, initializer_range²), Q = 0, embeddings of length about 1. The backbone keeps timm's own start."""
+        if isinstance(module, Expert):
+            init.normal_(module.attribute_embeddings, std=self.config.embedding_size**-0.5)
+            for name, parameter in module.named_parameters():
+                if name.endswith("_key"):
+                    init.zeros_(parameter)
+                elif name == "region_value_down":  # so that the product of the two factors has variance 1
+                    init.normal_(parameter, std=module.rank**-0.5)
+                elif name != "attribute_embeddings":
+                    init.normal_(parameter, std=self.config.initializer_range)
+        elif module is self and self.config.normalize_scores:
+            init.constant_(self.logit_scale, float(np.log(self.config.logit_scale)))
+
+    def get_input_embeddings(self) -> None:
+        """None: there are no tokens. Accelerate asks before it shards a model (FSDP)."""
+
+
+class DEDNForZeroShot(DEDNPreTrainedModel):
+    """Classifies images among classes that are only described by attributes.
+
+    The class table is part of the model: `set_classes` replaces it at any time, without training. Make one with
+    `from_timm` (to train) or `from_pretrained` (trained).
+    """
 
     def __init__(self, config: DEDNConfig) -> None:
         super().__init__(config)
@@ -89,29 +114,73 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         self.feature_norm = nn.BatchNorm2d(channels, affine=False) if config.standardize_features else nn.Identity()
         if config.normalize_scores:
             self.logit_scale = nn.Parameter(torch.empty(()))
-        self.remembered = Remembered()
         self.register_buffer("class_attributes", torch.zeros(config.num_labels, config.num_attributes))
         self.register_buffer("attribute_mean", torch.zeros(config.num_attributes))
         self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))
+        self.cache = TensorCache()
         self.freeze_backbone(config.freeze_backbone)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """P ~ N(0, initializer_range²), Q = 0, embeddings of length about 1. The backbone keeps timm's own start."""
-        if isinstance(module, Expert):
-            init.normal_(module.attribute_embeddings, std=self.config.embedding_size**-0.5)
-            for name, parameter in module.named_parameters():
-                if name.endswith("_key"):
-                    init.zeros_(parameter)
-                elif name == "region_value_down":  # so that the product of the two factors has variance 1
-                    init.normal_(parameter, std=module.rank**-0.5)
-                elif name != "attribute_embeddings":
-                    init.normal_(parameter, std=self.config.initializer_range)
-        elif module is self and self.config.normalize_scores:
-            init.constant_(self.logit_scale, float(np.log(self.config.logit_scale)))
+    # New models, loading, saving -----------------------------------------------------------------------------------
 
-    # Loading, preprocessing ---------------------------------------------------------------------------------------
+    @classmethod
+    def from_timm(
+        cls: type[T],
+        backbone: str | None,
+        table: AttributeTable,
+        image_size: int | None = None,
+        pretrained: bool | str = True,
+        groups: str = "given",
+        num_groups: int | None = None,
+        backbone_kwargs: dict | None = None,
+        **config,
+    ) -> T:
+        """A new model: timm backbone, fresh experts that start from the table's attribute embeddings.
+
+        Args:
+            backbone: timm model name, or None together with `feature_shape=[C, H, W]` for cached features only.
+            table: classes and attributes; sizes, names and groups come from it.
+            image_size: pixels; default, the backbone's own.
+            pretrained: True (timm's weights), False (random) or the path of a weights file.
+            groups: 'given' (the table's), 'single', 'embeddings' or 'co-occurrence', see `group_attributes`.
+            num_groups: number of k-means groups for the latter two.
+            backbone_kwargs: further arguments of `timm.create_model`.
+            config: any argument of `DEDNConfig`.
+
+        Raises:
+            ValueError: unknown backbone, arguments that do not fit the table.
+        """
+        config.setdefault("attribute_names", table.attribute_names)
+        config.setdefault("attribute_groups", group_attributes(table, groups, num_groups))
+        if table.attribute_embeddings is not None:
+            config["embedding_size"] = table.attribute_embeddings.shape[1]
+        config["id2label"] = dict(enumerate(table.class_names))
+        body = None
+        if backbone is not None:
+            preprocessing, sizes = preprocessing_of(backbone), size_arguments(backbone, image_size)
+            config = {
+                **preprocessing,
+                **config,
+                "backbone": backbone,
+                "backbone_kwargs": {**sizes, **(backbone_kwargs or {})},
+            }
+            config["image_size"] = image_size or preprocessing["image_size"]
+            extractor = Backbone(backbone, config.get("feature_source", "stage"), **config["backbone_kwargs"])
+            if pretrained:
+                extractor.body = create_body(**{**extractor.recipe, "pretrained": pretrained})
+            body, config["feature_shape"] = extractor.body, extractor.feature_shape(config["image_size"])
+        model = cls(DEDNConfig(**config))
+        if body is not None:
+            model.backbone.body = body
+            model.freeze_backbone(model.config.freeze_backbone)
+        model.set_classes(table)
+        if model.config.center_attributes:
+            model.attribute_mean.copy_(model.class_attributes[model.seen].mean(dim=0))
+        if table.attribute_embeddings is not None:
+            embeddings = F.normalize(torch.from_numpy(table.attribute_embeddings), dim=-1)
+            for expert in model.experts.values():
+                expert.attribute_embeddings.data.copy_(embeddings)
+        return model
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -141,6 +210,38 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
             resample={"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[c.interpolation],
         )
 
+    def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
+        """As in transformers, but a whole model repository: also the code, the image processor, a card if absent.
+
+        Whenever it is interrupted, the folder holds the model of before, or the new one, or none that loads.
+
+        Raises:
+            OSError: the disk is full, or nothing can be written there. The folder is as it was.
+        """
+        # transformers copies the files of these along, because this one imports them.
+        from .handler import EndpointHandler  # noqa: F401
+        from .pipeline_dedn import DEDNPipeline  # noqa: F401
+
+        folder, hub = Path(save_directory), {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        self.config.custom_pipelines = CUSTOM_PIPELINES
+        if not is_main_process or kwargs.get("distributed_checkpoint"):  # of which every process writes its part
+            super().save_pretrained(folder, is_main_process=is_main_process, **kwargs)
+            return
+        with replaced_model(folder, variant=kwargs.get("variant")) as unfinished:
+            super().save_pretrained(unfinished, **kwargs)
+            if self.backbone is not None:
+                self.image_processor().save_pretrained(unfinished)
+            write_card_and_requirements(self, unfinished, with_card=not (folder / "README.md").exists())
+        if push_to_hub:  # now: transformers would upload before the folder is complete
+            self.push_to_hub(**{"repo_id": folder.name, **hub})
+
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """As in transformers, all in one commit; a card that is already on the Hub stays as it is.
+
+        Args and result as `saving.push_model`.
+        """
+        return push_model(self, repo_id, **kwargs)
+
     # Backbone -----------------------------------------------------------------------------------------------------
 
     def freeze_backbone(self, freeze: bool = True) -> None:
@@ -157,22 +258,19 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
     def train(self, mode: bool = True) -> "DEDNForZeroShot":
         """A frozen backbone stays in evaluation mode."""
         super().train(mode)
-        self.remembered.forget()
+        self.cache.clear()
         if self.backbone is not None and self.config.freeze_backbone:
             self.backbone.eval()
         return self
 
     def _apply(self, fn, *args, **kwargs):
         """Moving or casting replaces the weights' memory without counting up their versions."""
-        self.remembered.forget()
+        self.cache.clear()
         return super()._apply(fn, *args, **kwargs)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
         if self.backbone is not None:
             self.backbone.set_grad_checkpointing(enable)
-
-    def get_input_embeddings(self) -> None:
-        """None: there are no tokens. Accelerate asks before it shards a model (FSDP)."""
 
     def extract_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """B x 3 x image_size x image_size to the feature map, B x C x H x W."""
@@ -209,7 +307,7 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         Raises:
             ValueError: neither or both inputs, a shape unlike the model's, labels out of range.
         """
-        scores, region_maps = self.examine(pixel_values, features)
+        scores, region_maps = self.attention_scores(pixel_values, features)
         class_attributes = self.normalized_class_attributes()
         attribute_scores = self.scale_scores(self.mix_attentions(scores))
         logits = self.class_logits(attribute_scores, class_attributes)
@@ -226,17 +324,17 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         )
         return output if return_dict in (None, True) else output.to_tuple()
 
-    def examine(
+    def attention_scores(
         self, pixel_values: torch.Tensor | None = None, features: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Dual attention on the input; arguments and errors as `forward`, results as `attend`.
+        """Dual attention on the input; arguments and errors as `forward`, results as `dual_attention`.
 
         With `config.flip_test`, in evaluation, they are means over the image and its mirror image.
         """
         features = self.feature_map(pixel_values, features)
         if features.ndim == 4:
-            return self.attend(features)
-        scores, region_maps = self.attend(features.flatten(0, 1))
+            return self.dual_attention(features)
+        scores, region_maps = self.dual_attention(features.flatten(0, 1))
         if region_maps is not None:
             maps = region_maps.unflatten(-1, self.config.feature_shape[1:]).unflatten(0, (-1, 2))
             region_maps = ((maps[:, 0] + maps[:, 1].flip(-1)) / 2).flatten(-2)
@@ -247,7 +345,7 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         self, pixel_values: torch.Tensor | None = None, features: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The `attribute_scores` of `forward`, B x A, without a look at the classes. Arguments and errors as there."""
-        scores, _ = self.examine(pixel_values, features)
+        scores, _ = self.attention_scores(pixel_values, features)
         return (self.expert_weights(scores) * self.scale_scores(self.mix_attentions(scores))).sum(dim=1)
 
     def feature_map(self, pixel_values: torch.Tensor | None, features: torch.Tensor | None) -> torch.Tensor:
@@ -273,7 +371,7 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
         return like.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
 
-    def attend(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def dual_attention(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Dual attention of all experts in one pass.
 
         Args:
@@ -307,13 +405,13 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         """
 
         def stacked() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-            of_experts = [expert.queries() for expert in self.experts.values()]
+            of_experts = [expert() for expert in self.experts.values()]
             return {
                 name: tuple(map(torch.cat, zip(*(queries[name] for queries in of_experts), strict=True)))
                 for name in of_experts[0]
             }
 
-        return self.remembered("queries", tuple(self.experts.parameters()), stacked)
+        return self.cache("queries", tuple(self.experts.parameters()), stacked)
 
     def mix_attentions(self, scores: torch.Tensor, training: bool | None = None) -> torch.Tensor:
         """B x E x 2 x A to B x E x A: the sum of both attentions in training, their weighted mean in evaluation."""
@@ -338,7 +436,7 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         """Every loss term, unweighted, by name ('coarse.margin', 'distillation', ...).
 
         Args:
-            scores: B x E x 2 x A, as `attend` gives them. class_attributes: K x A, rows normalised. labels: B.
+            scores: B x E x 2 x A, as `dual_attention` gives them. class_attributes: K x A, rows normalised. labels: B.
         """
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
             require_labels(labels, len(class_attributes))
@@ -370,6 +468,108 @@ class DEDNForZeroShot(FromTimmMixin, ClassesMixin, SavingMixin, PreTrainedModel)
         """The weighted sum: a term 'coarse.margin' or 'distillation' is weighted by `config.<kind>_weight`."""
         weights = {name: getattr(self.config, f"{name.split('.')[-1]}_weight") for name in losses}
         return sum(weight * losses[name] for name, weight in weights.items() if weight)
+
+    # Classes ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def set_classes(self, table: AttributeTable) -> None:
+        """Classify among the classes of `table` from now on; nothing is retrained.
+
+        Columns are matched by attribute name, in any order. Raises ValueError when an attribute is missing.
+        """
+        table = table.select_attributes(self.config.attribute_names)
+        old = self.class_attributes
+        self.class_attributes = torch.from_numpy(table.class_attributes).to(old.device, old.dtype, copy=True)
+        self.seen = torch.from_numpy(table.seen).to(old.device)
+        self.config.id2label = dict(enumerate(table.class_names))
+        self.config.label2id = {name: label for label, name in enumerate(table.class_names)}
+
+    def normalized_class_attributes(self, class_attributes: torch.Tensor | None = None) -> torch.Tensor:
+        """T, K x A: rows of length 1, centred first where the model was trained so. Default: the model's classes."""
+        if class_attributes is None:
+            own, mean = self.class_attributes, self.attribute_mean
+            return self.cache("classes", (own, mean), lambda: self.normalized_class_attributes(own))
+        return F.normalize(class_attributes - self.attribute_mean, dim=-1)
+
+    def class_bias(self, seen: torch.Tensor) -> torch.Tensor:
+        """The part of the logits that no image changes: seen bias and calibration. K bool to K."""
+        bias = seen_bias_vector(seen, self.config.seen_bias, self.class_attributes.dtype)
+        return bias + self.config.calibration_bias * ~seen
+
+    def score_classes(self, attribute_scores: torch.Tensor, table: AttributeTable | None = None) -> torch.Tensor:
+        """Logits of any classes, without changing the model's own.
+
+        Args:
+            attribute_scores: B x A, from `forward` or `score_attributes`. table: K' classes, columns matched by
+                attribute name; default: the model's own classes.
+
+        Returns:
+            B x K'.
+
+        Raises:
+            ValueError: an attribute is missing.
+        """
+        if table is None:
+            return attribute_scores @ self.normalized_class_attributes().T + self.class_bias(self.seen)
+        table = table.select_attributes(self.config.attribute_names)
+        class_attributes = torch.from_numpy(table.class_attributes).to(attribute_scores)
+        seen = torch.from_numpy(table.seen).to(attribute_scores.device)
+        return attribute_scores @ self.normalized_class_attributes(class_attributes).T + self.class_bias(seen)
+
+    @property
+    def attribute_table(self) -> AttributeTable:
+        """The classes that the model knows now; roles are 'train' (seen) or 'unseen'."""
+        return AttributeTable(
+            [self.config.id2label[label] for label in range(self.config.num_labels)],
+            self.config.attribute_names,
+            self.class_attributes.float().cpu().numpy(),
+            self.config.attribute_groups,
+            ["train" if seen else "unseen" for seen in self.seen.tolist()],
+        )
+
+    @torch.no_grad()
+    def top_classes(
+        self, attribute_scores: torch.Tensor, k: int = 5, chunk_size: int = 65536
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The best of the model's own classes, without a B x K matrix: for very many classes.
+
+        Args:
+            attribute_scores: B x A. k: how many classes (all, where there are fewer). chunk_size: classes at a time.
+
+        Returns:
+            Logits B x k, best first; labels B x k; and the log of the sum of exp(logit) over all K classes, B.
+        """
+        sources = (self.class_attributes, self.attribute_mean)
+        lengths = self.cache("lengths", sources, lambda: _row_lengths(*sources, chunk_size))
+        offset = attribute_scores @ self.attribute_mean
+        best, labels, totals = [], [], []
+        for start in range(0, len(lengths), chunk_size):
+            chunk = slice(start, start + chunk_size)
+            logits = (attribute_scores @ self.class_attributes[chunk].T - offset[:, None]) / lengths[chunk]
+            logits = logits + self.class_bias(self.seen[chunk])
+            values, indices = logits.topk(min(k, logits.shape[1]))
+            best.append(values)
+            labels.append(indices + start)
+            totals.append(logits.logsumexp(dim=1))
+        best, labels = torch.cat(best, dim=1), torch.cat(labels, dim=1)
+        best, order = best.topk(min(k, best.shape[1]))
+        return best, labels.gather(1, order), torch.stack(totals).logsumexp(dim=0)
+
+
+def _row_lengths(class_attributes: torch.Tensor, mean: torch.Tensor, chunk_size: int) -> torch.Tensor:
+    """Lengths of the centred rows, K, without a copy of the whole K x A table."""
+    return torch.cat([(rows - mean).norm(dim=1) for rows in class_attributes.split(chunk_size)]).clamp_min(1e-12)
+
+
+def align_memory(model: nn.Module) -> None:
+    """Move tensors on the CPU that do not start at a multiple of 64 bytes, one at a time.
+
+    A tensor of a safetensors file starts anywhere, where some kernels add up in another order than for a tensor that
+    PyTorch has allocated: a loaded model would differ from the saved one in the last bits of its logits.
+    """
+    for tensor in [*model.parameters(), *model.buffers()]:
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone(memory_format=torch.preserve_format)
 
 
 DEDNForZeroShot.register_for_auto_class("AutoModelForZeroShotImageClassification")

@@ -8,18 +8,18 @@ import base64
 import binascii
 import itertools
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import torch
 from huggingface_hub.utils import httpx
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from transformers import Pipeline
 from transformers.image_utils import load_image
 
 from .attribute_table import AttributeTable, near_names
 from .configuration_dedn import CUSTOM_PIPELINES
+from .images import read_image, upright_rgb
 
 MANY_CLASSES = 16384  # beyond, the best are found without a score for every class
 
@@ -198,10 +198,8 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
         if isinstance(image, str) and not image.startswith(("http://", "https://")):
             image = _bytes_of(image, shown)
         if isinstance(image, bytes | bytearray):
-            image = Image.open(BytesIO(image))
-        if isinstance(image, Image.Image):
-            image = eight_bit(ImageOps.exif_transpose(image))
-        return load_image(image, timeout=timeout)
+            return read_image(bytes(image))
+        return upright_rgb(image if isinstance(image, Image.Image) else load_image(image, timeout=timeout))
     except UnidentifiedImageError:
         raise ValueError(f"{shown} is not an image. Give a JPEG, PNG or WebP file.") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -210,13 +208,6 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
         raise ValueError(f"{shown} cannot be fetched: {error}.") from error
     except TypeError:
         raise ValueError(f"An image is a path, a URL, bytes or a PIL image, not {type(image).__name__}.") from None
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits in 8, which PIL's conversion to RGB would make white; any other image as it is."""
-    if not image.mode.startswith("I;16"):
-        return image
-    return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255 == 257
 
 
 def _bytes_of(text: str, shown: str) -> bytes:

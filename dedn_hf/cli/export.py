@@ -31,7 +31,7 @@ def add_export(commands: argparse._SubParsersAction) -> None:
 
 def run_export(model: str, format: str, out: str | None = None, **given: Any) -> None:
     """Export a model and say how exact it is. Raises as `dedn_hf.publish.export.export_model`."""
-    from dedn_hf.modeling.writing import require_writable
+    from dedn_hf.modeling.saving import require_writable
     from dedn_hf.publish.export import default_path, export_model, require_packages
     from dedn_hf.publish.saved import load_model
 

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from dedn_hf.data.transforms import FixedViews, ImageBatches, as_it_is, evaluation_transform, training_transform
 from dedn_hf.data.workers import explained_worker_death
-from dedn_hf.modeling.writing import whole_file
+from dedn_hf.modeling.saving import whole_file
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot

@@ -29,7 +29,7 @@ from dedn_hf.data.loading import BUILDERS, builder_class
 from dedn_hf.explain.figures import figure_training
 from dedn_hf.metrics.scores import SCORES
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.model_card import (
+from dedn_hf.modeling.saving import (
     CITATION,
     MODEL_ID,
     PAPER,
@@ -38,8 +38,8 @@ from dedn_hf.modeling.model_card import (
     describe_groups,
     example_classes,
     usage,
+    whole_file,
 )
-from dedn_hf.modeling.writing import whole_file
 
 SELECTION, TRAINING = "Selection (accuracies: validation splits)", "Training (accuracies: test splits)"
 NOT_RECORDED, NOT_TESTED = "not recorded", "not tested"

@@ -32,14 +32,13 @@ import torch
 from torch import nn
 
 from dedn_hf import __version__
-from dedn_hf.modeling.temporary import temporary_folder
-from dedn_hf.modeling.writing import require_writable, whole_file
+from dedn_hf.modeling.saving import require_writable, temporary_folder, whole_file
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-    from dedn_hf.modeling.dual_attention import Expert
+    from dedn_hf.modeling.attention import Expert
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 Run = Callable[[dict[str, torch.Tensor]], Sequence[np.ndarray]]
@@ -199,13 +198,13 @@ class FixedExpert(nn.Module):
     def __init__(self, expert: Expert) -> None:
         super().__init__()
         self.attentions = []
-        for name, (keys, values) in expert.queries().items():
+        for name, (keys, values) in expert().items():
             self.attentions.append(name)
             self.register_buffer(f"{name}_keys", keys)
             self.register_buffer(f"{name}_values", values)
 
-    def queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """As `Expert.queries`."""
+    def forward(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """As `Expert`."""
         return {name: (getattr(self, f"{name}_keys"), getattr(self, f"{name}_values")) for name in self.attentions}
 
 

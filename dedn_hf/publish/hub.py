@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from dedn_hf import __version__, modeling
-from dedn_hf.modeling.temporary import temporary_folder
+from dedn_hf.modeling.saving import temporary_folder
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from dedn_hf.data.loading import BUILDERS, builder_class
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.temporary import temporary_folder
+from dedn_hf.modeling.saving import temporary_folder
 from dedn_hf.training.experiment import RUN_FILE, Experiment, new_model, run
 from dedn_hf.training.record import backbone_hash, data_fingerprint, surroundings
 from dedn_hf.training.settings import TrainingSettings

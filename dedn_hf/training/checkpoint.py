@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from accelerate.utils import load as load_tensors
 from safetensors import SafetensorError
 
-from dedn_hf.modeling.writing import sync
+from dedn_hf.modeling.saving import sync
 from dedn_hf.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)

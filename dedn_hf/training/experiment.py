@@ -24,7 +24,7 @@ from dedn_hf.data.transforms import evaluation_transform, training_transform
 from dedn_hf.metrics.scores import calibrate, gzsl_scores
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.writing import whole_file
+from dedn_hf.modeling.saving import whole_file
 from dedn_hf.publish.card import write_card
 from dedn_hf.training.distributed import require_supported, save_model
 from dedn_hf.training.loop import fit

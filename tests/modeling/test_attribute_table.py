@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dedn_hf import AttributeTable
-from dedn_hf.modeling.attribute_groups import group_attributes
+from dedn_hf.modeling.attribute_table import group_attributes
 from tests.tables import small_table
 
 HEADER = "class,role,striped,spotted,tall\n"

@@ -25,7 +25,7 @@ def model_and_numbers(golden_name, request):
 
 def test_attribute_scores_and_region_maps_agree(model_and_numbers):
     model, tensors, _ = model_and_numbers
-    scores, region_maps = model.attend(tensors["features"])
+    scores, region_maps = model.dual_attention(tensors["features"])
     for i, expert in enumerate(("coarse", "fine")):
         torch.testing.assert_close(scores[:, i].sum(1), tensors[f"train.{expert}.attribute_scores"], **TOLERANCE)
         torch.testing.assert_close(region_maps[:, i], tensors[f"train.{expert}.region_map"], **TOLERANCE)

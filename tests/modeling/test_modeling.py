@@ -7,15 +7,15 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.backbone import create_body
-from dedn_hf.modeling.dual_attention import (
+from dedn_hf.modeling.attention import (
     Expert,
-    FixedChannels,
-    FixedRegions,
+    FrozenFeatureChannelAttention,
+    FrozenFeatureRegionAttention,
     channel_attention,
+    permute_rows,
     region_attention,
-    reordered,
 )
+from dedn_hf.modeling.backbone import create_body
 from dedn_hf.modeling.losses import (
     distillation_loss,
     jensen_shannon,
@@ -91,7 +91,7 @@ def test_fused_and_plain_attention_give_the_same_scores_and_gradients(variant, f
         features = feature_maps(model).requires_grad_(not fixed)
         of_weights = gradients(model, features=features)
         of_features = {} if fixed else {"features": features.grad}
-        results[name] = {"scores": model.attend(features)[0], **of_features, **of_weights}
+        results[name] = {"scores": model.dual_attention(features)[0], **of_features, **of_weights}
     assert set(results["sdpa"]) == set(results["eager"]) >= {"experts.fine.channel_key", "experts.coarse.region_key"}
     for key, fused in results["sdpa"].items():
         torch.testing.assert_close(fused, results["eager"][key], rtol=1e-4, atol=1e-5, msg=key)
@@ -143,19 +143,19 @@ def test_with_flip_test_features_come_in_pairs():
 
 @pytest.mark.parametrize("numbers", [1, 3 * 5 * 2, 2**20], ids=["an image", "two images", "all"])
 def test_the_derivatives_that_come_with_the_scores_are_those_of_the_attention(numbers, monkeypatch):
-    monkeypatch.setitem(FixedChannels.chunk, "cpu", numbers)
+    monkeypatch.setitem(FrozenFeatureChannelAttention.chunk, "cpu", numbers)
     keys, values = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     features = torch.randn(3, 5, 4, dtype=torch.float64)  # 3 images, 5 channels, 4 regions
-    torch.autograd.gradcheck(lambda k, v: FixedChannels.apply(k, v, features), (keys, values))
+    torch.autograd.gradcheck(lambda k, v: FrozenFeatureChannelAttention.apply(k, v, features), (keys, values))
     plain = channel_attention(features.transpose(0, 1), keys, values, fused=False)
-    torch.testing.assert_close(FixedChannels.apply(keys, values, features), plain)
+    torch.testing.assert_close(FrozenFeatureChannelAttention.apply(keys, values, features), plain)
 
 
 def test_the_derivatives_of_scores_and_maps_of_the_region_attention_are_those_of_autograd():
     keys, values = (torch.randn(3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     features = torch.randn(4, 2, 5, dtype=torch.float64)  # 4 channels, 2 images, 5 regions
     for used in (slice(2), slice(1), slice(1, 2)):  # scores and maps, scores, maps
-        torch.autograd.gradcheck(lambda k, v: FixedRegions.apply(k, v, features)[used], (keys, values))  # noqa: B023
+        torch.autograd.gradcheck(lambda k, v: FrozenFeatureRegionAttention.apply(k, v, features)[used], (keys, values))  # noqa: B023
     by_autograd = region_attention(features.clone().requires_grad_(), keys, values)
     torch.testing.assert_close(region_attention(features, keys, values), by_autograd)
 
@@ -173,8 +173,8 @@ def test_under_autocast_fixed_features_give_the_plain_versions_scores_and_gradie
 
 def test_reordering_by_a_permutation_has_the_derivative_of_indexing():
     rows, order = torch.randn(5, 2, dtype=torch.float64, requires_grad=True), torch.tensor([3, 0, 4, 1, 2])
-    assert torch.equal(reordered(rows, order, order.argsort()), rows[order])
-    torch.autograd.gradcheck(lambda rows: reordered(rows, order, order.argsort()), rows)
+    assert torch.equal(permute_rows(rows, order, order.argsort()), rows[order])
+    torch.autograd.gradcheck(lambda rows: permute_rows(rows, order, order.argsort()), rows)
 
 
 def dual_attention_as_written(maps, embeddings, region_value, region_key, channel_value, channel_key):
@@ -191,7 +191,7 @@ def dual_attention_as_written(maps, embeddings, region_value, region_key, channe
 def test_scores_are_those_of_one_attention_network_a_group(variant):
     model = feature_model(**VARIANTS[variant])
     features = feature_maps(model)
-    scores, _ = model.attend(features)
+    scores, _ = model.dual_attention(features)
     maps = features.flatten(2) / features.flatten(2).norm(dim=1, keepdim=True)
     for i, name in enumerate(("coarse", "fine")):
         expert = model.experts[name]
@@ -225,7 +225,7 @@ def test_a_new_model_attends_uniformly_with_values_of_variance_one():
 def test_region_maps_sum_to_the_region_scores():
     model = feature_model()
     features = feature_maps(model)
-    scores, _ = model.attend(features)
+    scores, _ = model.dual_attention(features)
     maps = model(features=features, output_attentions=True).region_maps
     assert maps.shape == (4, 2, 8, 15)
     torch.testing.assert_close(maps.sum(-1), scores[:, :, 0])
@@ -241,7 +241,7 @@ def test_scores_do_not_depend_on_the_length_of_the_feature_vectors():
 def test_attentions_are_added_in_training_and_weighted_in_evaluation():
     model = feature_model(region_weight=0.7, coarse_weight=0.9, calibration_bias=0.25)
     features = feature_maps(model)
-    scores, _ = model.attend(features)
+    scores, _ = model.dual_attention(features)
     unseen = ~model.seen
     bias = torch.where(model.seen, -1.0, 1.0)
     attributes = F.normalize(torch.from_numpy(small_table().class_attributes), dim=1)
@@ -268,7 +268,7 @@ def test_the_loss_is_the_same_in_training_and_in_evaluation():
 def test_normalised_scores_give_cosine_logits_times_the_scale():
     model = feature_model(normalize_scores=True, logit_scale=7.0, seen_bias=0.0)
     features = feature_maps(model)
-    scores, attributes = model.attend(features)[0].sum(2), torch.from_numpy(small_table().class_attributes)
+    scores, attributes = model.dual_attention(features)[0].sum(2), torch.from_numpy(small_table().class_attributes)
     cosine = F.cosine_similarity(scores[:, 0, None], attributes[None], dim=2)
     torch.testing.assert_close(model(features=features).coarse_logits, 7 * cosine, rtol=1e-4, atol=1e-5)
 
@@ -278,7 +278,7 @@ def test_centred_attributes_are_taken_from_the_mean_of_the_seen_classes():
     raw = torch.from_numpy(small_table().class_attributes)
     centred = F.normalize(raw - raw[:4].mean(0), dim=1)
     features = feature_maps(model)
-    expected = model.attend(features)[0].sum(2)[:, 0] @ centred.T
+    expected = model.dual_attention(features)[0].sum(2)[:, 0] @ centred.T
     torch.testing.assert_close(model(features=features).coarse_logits, expected, rtol=1e-4, atol=1e-4)
     model.set_classes(small_table().select(["class 5", "class 0"]))
     torch.testing.assert_close(model.normalized_class_attributes(), centred[[5, 0]], rtol=1e-4, atol=1e-5)
@@ -727,7 +727,7 @@ def test_bfloat16_autocast_gives_finite_gradients_and_losses_in_float32(name):
 
 def test_autocast_does_not_round_the_losses():
     model = feature_model()
-    scores, attributes = model.attend(feature_maps(model))[0], model.normalized_class_attributes()
+    scores, attributes = model.dual_attention(feature_maps(model))[0], model.normalized_class_attributes()
     expected = model.compute_losses(scores, attributes, labels())
     with torch.autocast("cpu", torch.bfloat16):
         assert model.compute_losses(scores, attributes, labels()) == expected

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.modeling.remembered import Remembered
+from dedn_hf.modeling.attention import TensorCache
 from tests.tables import small_table
 from tests.tiny_runs import FEATURE_SHAPE, feature_model
 
@@ -30,8 +30,8 @@ def anew(model: DEDNForZeroShot) -> torch.Tensor:
 def counted(model: DEDNForZeroShot, monkeypatch) -> list[str]:
     """A list that grows by a name whenever something is computed."""
     calls, expert = [], type(model.experts["coarse"])
-    original = expert.queries
-    monkeypatch.setattr(expert, "queries", lambda self: (calls.append("queries"), original(self))[1])
+    original = expert.forward
+    monkeypatch.setattr(expert, "forward", lambda self: (calls.append("queries"), original(self))[1])
     return calls
 
 
@@ -115,7 +115,7 @@ def test_a_model_made_in_inference_mode_works():
 
 @torch.no_grad()
 def test_another_tensor_at_the_address_of_the_old_one_is_not_taken_for_it():
-    memory, remembered = np.ones(3, np.float32), Remembered()
+    memory, remembered = np.ones(3, np.float32), TensorCache()
     first = torch.from_numpy(memory)
     assert remembered("sum", (first,), first.sum) == 3
     memory[:] = 2  # as where the first is gone and its memory is used again

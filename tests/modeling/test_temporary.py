@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dedn_hf.modeling.temporary import temporary_folder
+from dedn_hf.modeling.saving import temporary_folder
 from dedn_hf.publish import export
 
 FILL_AND_DIE = """
 import os, signal, sys
-from dedn_hf.modeling.temporary import temporary_folder
+from dedn_hf.modeling.saving import temporary_folder
 with temporary_folder("dedn-test-") as folder:
     (folder / "weights").write_bytes(b"1234")
     if sys.argv[1] == "die":

@@ -20,7 +20,7 @@ from PIL import Image
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot
 from dedn_hf.data.benchmarks import attribute_table
 from dedn_hf.data.shapes import shapes_table
-from dedn_hf.modeling.model_card import basic_card, card_data
+from dedn_hf.modeling.saving import basic_card, card_data
 from dedn_hf.publish.card import Pictures, draw_training, main, model_card, write_card
 from dedn_hf.training.experiment import Experiment, run
 from dedn_hf.training.settings import TrainingSettings

@@ -4,12 +4,49 @@ After Rao et al., IJCAI 2024, section 3.2. The queries of all experts are stacke
 channel attention has versions with equal results, plain (stores the B x EA x C map) and fused (do not).
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+
+class TensorCache:
+    """Keeps by name what was computed from tensors, for as long as these stay as they are.
+
+    Every in-place change of a tensor counts up its version. Changes through `tensor.data` go unnoticed, therefore
+    `clear` whenever training starts or weights are moved.
+    """
+
+    def __init__(self) -> None:
+        self._results: dict[str, tuple[list[torch.Tensor], list[int], object]] = {}
+
+    def __call__(self, name: str, sources: Sequence[torch.Tensor], compute: Callable[[], object]) -> object:
+        """The result of `compute`, from last time if no source has changed. Under autograd it is always computed."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        if any(tensor.is_inference() for tensor in sources):  # these do not count their versions
+            return compute()
+        versions = [tensor._version for tensor in sources]
+        old_sources, old_versions, result = self._results.get(name, ((), None, None))
+        # The tensors themselves are compared, and so kept: a new one could lie at the address of one that is gone.
+        same = len(old_sources) == len(sources) and all(map(operator.is_, old_sources, sources))
+        if not same or versions != old_versions:
+            result = compute()
+            self._results[name] = (list(sources), versions, result)
+        return result
+
+    def clear(self) -> None:
+        """Compute everything anew."""
+        self._results.clear()
+
+    def __deepcopy__(self, memo: dict) -> "TensorCache":
+        return TensorCache()
+
+    def __getstate__(self) -> dict:
+        return {"_results": {}}
 
 
 class Expert(nn.Module):
@@ -54,12 +91,12 @@ class Expert(nn.Module):
     def _per_group(self, *matrices: torch.Tensor) -> torch.Tensor:
         """V times each group's own matrix (or chain of matrices): A x columns, in attribute order."""
         order, inverse = self.group_order, self.group_order.argsort()
-        parts = reordered(self.attribute_embeddings, order, inverse).split(self.group_sizes)
+        parts = permute_rows(self.attribute_embeddings, order, inverse).split(self.group_sizes)
         for matrix in matrices:
             parts = [part @ group_matrix for part, group_matrix in zip(parts, matrix, strict=True)]
-        return reordered(torch.cat(tuple(parts)), inverse, order)
+        return permute_rows(torch.cat(tuple(parts)), inverse, order)
 
-    def queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def forward(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of each attention by its name."""
         queries = {"region": self.region_queries, "channel": self.channel_queries}
         return {name: query() for name, query in queries.items() if name in self.attentions}
@@ -75,12 +112,12 @@ class Expert(nn.Module):
         return self._per_group(self.channel_key), self._per_group(self.channel_value)
 
 
-def reordered(rows: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
+def permute_rows(rows: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     """rows[order], where `order` is a permutation and `inverse` undoes it."""
-    return rows[order] if torch.compiler.is_compiling() else _Reordered.apply(rows, order, inverse)
+    return rows[order] if torch.compiler.is_compiling() else _PermuteRows.apply(rows, order, inverse)
 
 
-class _Reordered(torch.autograd.Function):
+class _PermuteRows(torch.autograd.Function):
     """Indexing by a permutation. Its derivative only moves rows, where that of any indexing would add them up."""
 
     @staticmethod
@@ -91,7 +128,7 @@ class _Reordered(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         order, inverse = ctx.saved_tensors
-        return _Reordered.apply(gradient, inverse, order), None, None
+        return _PermuteRows.apply(gradient, inverse, order), None, None
 
 
 def region_attention(
@@ -106,8 +143,8 @@ def region_attention(
     Returns:
         B x EA and B x EA x R.
     """
-    if features.dtype.itemsize >= 4 and without_derivatives(features):  # lower precision would round the maps
-        scores, region_maps = FixedRegions.apply(keys, values, features)
+    if features.dtype.itemsize >= 4 and queries_alone_need_gradients(features):  # lower precision would round the maps
+        scores, region_maps = FrozenFeatureRegionAttention.apply(keys, values, features)
     else:
         attention, value_map = region_parts(features, keys, values)
         region_maps = attention * value_map
@@ -137,8 +174,8 @@ def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.
     by_image = features.transpose(0, 1)
     if not fused:
         return ((keys @ by_image.mT).softmax(dim=-1) * (values @ by_image.mT)).sum(dim=-1)
-    if without_derivatives(features):
-        return FixedChannels.apply(keys.to(features.dtype), values.to(features.dtype), by_image)
+    if queries_alone_need_gradients(features):
+        return FrozenFeatureChannelAttention.apply(keys.to(features.dtype), values.to(features.dtype), by_image)
     # The sum over channels of beta * (V P_c G) equals (V P_c) . (beta G^T): ordinary attention with the feature map
     # as keys and as values.
     by_image = by_image.contiguous()
@@ -149,12 +186,12 @@ def channel_attention(features: torch.Tensor, keys: torch.Tensor, values: torch.
     return (attended * values).sum(dim=-1)
 
 
-def without_derivatives(features: torch.Tensor) -> bool:
+def queries_alone_need_gradients(features: torch.Tensor) -> bool:
     """Whether queries are trained on features that are not: cached, or of a frozen backbone."""
     return torch.is_grad_enabled() and not features.requires_grad and not torch.compiler.is_compiling()
 
 
-class FixedRegions(torch.autograd.Function):
+class FrozenFeatureRegionAttention(torch.autograd.Function):
     """Region attention on features that need no gradient, in fewer passes over its maps and with two of them kept."""
 
     @staticmethod
@@ -186,7 +223,7 @@ class FixedRegions(torch.autograd.Function):
         return *(both.flatten(1) @ features.flatten(1).T).chunk(2), None
 
 
-class FixedChannels(torch.autograd.Function):
+class FrozenFeatureChannelAttention(torch.autograd.Function):
     """Channel attention on features that need no gradient: the derivatives come with the scores, at half the cost.
 
     The derivative of a score by its query is one vector of R numbers, so they are kept in place of maps over channels,
@@ -202,7 +239,7 @@ class FixedChannels(torch.autograd.Function):
         """keys and values EA x R, features B x C x R; scores B x EA."""
         queries, (images, channels, regions) = torch.cat([keys, values]), features.shape
         scores, (by_value, by_key) = keys.new_empty(images, len(keys)), keys.new_empty(2, images, len(keys), regions)
-        size = max(1, FixedChannels.chunk.get(features.device.type, 2**20) // (len(keys) * channels))
+        size = max(1, FrozenFeatureChannelAttention.chunk.get(features.device.type, 2**20) // (len(keys) * channels))
         parts = zip(*(whole.split(size) for whole in (features, scores, by_value, by_key)), strict=True)
         with torch.autocast(features.device.type, enabled=False):
             for part, score, of_value, of_key in parts:
