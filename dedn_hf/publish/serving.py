@@ -116,11 +116,13 @@ def create_app(
         yield
         service.close()
 
-    return Starlette(
+    app = Starlette(
         routes=[Route("/", service.classify, methods=["POST"]), Route("/health", service.health, methods=["GET"])],
         exception_handlers={HTTPException: http_error, BadRequest: bad_request, Exception: unexpected_error},
         lifespan=lifespan,
     )
+    app.state.service = service
+    return app
 
 
 class Service:

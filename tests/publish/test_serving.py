@@ -43,8 +43,8 @@ class Answer(NamedTuple):
 class Server:
     """A running server, and requests to it."""
 
-    def __init__(self, port: int) -> None:
-        self.port, self.url = port, f"http://127.0.0.1:{port}"
+    def __init__(self, port: int, app=None) -> None:
+        self.port, self.url, self.app = port, f"http://127.0.0.1:{port}", app
 
     def request(self, method="POST", path="/", body=None, **headers) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -60,6 +60,14 @@ class Server:
 
     def post(self, data) -> Answer:
         return self.request(body=json.dumps(data))
+
+    def wait_for_free_places(self, count: int = 1) -> None:
+        """Wait until so many requests could be taken."""
+        places = self.app.state.service.free_places
+        for _ in range(count):
+            assert places.acquire(timeout=10)
+        for _ in range(count):
+            places.release()
 
     def classify(self, image: bytes = picture(0, 0), **parameters) -> Answer:
         return self.post({"inputs": base64.b64encode(image).decode(), "parameters": parameters})
@@ -77,7 +85,7 @@ def running(handler, **limits):
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.01)
-            yield Server(listening.getsockname()[1])
+            yield Server(listening.getsockname()[1], app)
         finally:
             server.should_exit = True
             thread.join(30)
@@ -350,10 +358,12 @@ class Scripted:
     pipeline = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(num_labels=1)))
 
     def __init__(self, result=None) -> None:
-        self.result, self.go, self.started = result, threading.Event(), threading.Semaphore(0)
+        self.result, self.go = result, threading.Event()
+        self.arrived, self.started = threading.Semaphore(0), threading.Semaphore(0)
         self.active = self.most_active = 0
 
     def prepare(self, data):
+        self.arrived.release()
         return data, {}
 
     def classify(self, image, parameters):
@@ -371,23 +381,16 @@ def test_when_the_queue_is_full_the_next_is_turned_away_and_later_served():
     handler = Scripted()
     with running(handler, queue=3) as server, ThreadPoolExecutor(3) as clients:
         accepted = [clients.submit(server.post, number) for number in range(3)]
-        assert handler.started.acquire(timeout=10)
-        wait_until(lambda: server.post("one more").status == 503)
+        assert all(handler.arrived.acquire(timeout=10) for _ in range(3))
         refused = server.post("one more")
         assert refused[:2] == (503, {"error": "All places in the queue are taken; try again soon."})
         assert refused.headers["Retry-After"] == "1"
         assert server.request("GET", "/health").status == 200
         handler.go.set()
         assert [each.result().content for each in accepted] == [0, 1, 2]
+        server.wait_for_free_places(3)
         assert server.post("now").content == "now"
     assert handler.most_active == 1  # the model never runs twice at once
-
-
-def wait_until(condition):
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_request_that_takes_too_long_is_given_up_but_keeps_its_place_until_it_ends():
@@ -397,7 +400,8 @@ def test_a_request_that_takes_too_long_is_given_up_but_keeps_its_place_until_it_
         assert late[:2] == (504, {"error": "There was no answer within 0.3 seconds."})
         assert server.post(2).status == 503
         handler.go.set()
-        wait_until(lambda: server.post(3)[:2] == (200, 3))
+        server.wait_for_free_places()
+        assert server.post(3)[:2] == (200, 3)
 
 
 def test_what_nobody_waits_for_any_more_is_not_begun():
@@ -405,7 +409,8 @@ def test_what_nobody_waits_for_any_more_is_not_begun():
     with running(handler, queue=5, timeout=0.3) as server, ThreadPoolExecutor(4) as clients:
         assert {answer.status for answer in clients.map(server.post, range(4))} == {504}
         handler.go.set()
-        wait_until(lambda: server.post("now")[:2] == (200, "now"))
+        server.wait_for_free_places(5)
+        assert server.post("now")[:2] == (200, "now")
     assert handler.started.acquire(blocking=False)  # the first of the four
     assert handler.started.acquire(blocking=False)  # "now"
     assert not handler.started.acquire(blocking=False)
@@ -417,12 +422,15 @@ def test_a_request_that_does_not_arrive_gives_its_place_back():
     with running(handler, queue=1, timeout=0.3) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as slow:
             slow.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
-            wait_until(lambda: server.post(1).status == 503)
             assert b"408" in slow.recv(1000)
+        server.wait_for_free_places()
         assert server.post(1).content == 1
         with socket.create_connection(("127.0.0.1", server.port)) as gone:
             gone.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
-        wait_until(lambda: server.post(1)[:2] == (200, 1))
+            gone.shutdown(socket.SHUT_WR)
+            gone.recv(1000)
+        server.wait_for_free_places()
+        assert server.post(1)[:2] == (200, 1)
 
 
 def test_a_request_in_work_is_answered_before_the_server_stops():
