@@ -1,5 +1,6 @@
 # make quickstart   install the package into .venv, and run examples/quickstart.py
 # make test         install the package with the extra `test` into .venv, then lint, check the format and run the tests
+# make test-oldest  run the tests with the oldest versions that are supported, in .venv-oldest
 # make cards        write model_cards/*.md anew, from the records in docs/runs
 # make space        install the extra `space`, and start the app of examples/space with the quickstart's model
 # make bench        run the benchmarks (see benchmarks/README.md), best on a machine that does nothing else
@@ -12,6 +13,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PYTHON_OLDEST ?= $(shell python3.10 --version > /dev/null 2>&1 && echo python3.10 || echo $(PYTHON))
+VENV_OLDEST ?= .venv-oldest
 PIP_FLAGS ?=
 MODEL ?= runs/quickstart
 
@@ -19,7 +22,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: quickstart test cards space bench lint format clean
+.PHONY: quickstart test test-oldest cards space bench lint format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -27,6 +30,10 @@ quickstart: $(VENV)/.installed
 # As many test files run at the same time as there are processors, but at most four: each takes 2 GB of memory.
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+# The versions of constraints-oldest.txt, with the oldest Python that is supported where there is one.
+test-oldest: $(VENV_OLDEST)/.installed
+	$(VENV_OLDEST)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 # The models of the table in README.md. Each card describes the first seed.
 cards: $(VENV)/.installed
@@ -53,8 +60,8 @@ format: $(VENV)/.installed-test
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/.installed $(VENV)/.installed-space $(VENV)/.installed-test
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(VENV_OLDEST)/*' -prune -exec rm -rf {} +
+	rm -f $(VENV)/.installed $(VENV)/.installed-space $(VENV)/.installed-test $(VENV_OLDEST)/.installed
 
 # These files record when the environment was last installed, so that nothing is installed twice.
 $(VENV)/.installed: $(PACKAGING) | $(BIN)/python
@@ -68,6 +75,12 @@ $(VENV)/.installed-space: $(PACKAGING) | $(BIN)/python
 $(VENV)/.installed-test: $(PACKAGING) | $(BIN)/python
 	$(INSTALL) -e ".[test]"
 	@touch $(VENV)/.installed $(VENV)/.installed-space $@
+
+$(VENV_OLDEST)/.installed: $(PACKAGING) constraints-oldest.txt
+	$(PYTHON_OLDEST) -m venv --clear $(VENV_OLDEST)
+	$(VENV_OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) \
+		--constraint constraints-oldest.txt -e ".[test]"
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

@@ -74,6 +74,16 @@ def test_no_requirement_asks_for_more_than_these_tests_run_with(requirement):
         assert Version(floor.version) <= Version(version(requirement.name))
 
 
+def test_the_oldest_versions_are_tested_as_they_are_promised():
+    floors = {Requirement(line).name: Requirement(line).specifier for line in requires("dedn-hf")}
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = {Requirement(line).name: Requirement(line).specifier for line in lines if not line.startswith("#")}
+    del floors["build"]  # of the extra `dev`, which no test needs
+    assert {name: str(pin) for name, pin in pins.items()} == {
+        name: str(floor).replace(">=", "==") for name, floor in floors.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel of a copy of the source, so that leftovers of other builds in the working folder cannot get into it."""

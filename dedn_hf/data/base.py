@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +18,6 @@ from dedn_hf.data.privacy import without_metadata
 from dedn_hf.modeling.attribute_table import AttributeTable
 
 logger = logging.getLogger(__name__)
-
-LEFT_OUT_FILE = "left_out.json"
 
 
 class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
@@ -64,6 +62,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
         if config_name == "validation":
             require_validation_classes(catalog.table)
         self.images = catalog.images_of(config_name)
+        self._left_out: dict[str, str] | None = None
         name = type(self).__name__.lower()
         fingerprint = catalog.fingerprint() + "-strict" * strict + "-without-metadata" * (not keep_metadata)
         cache_dir = None if cache_dir is None else str(cache_dir)
@@ -84,8 +83,11 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     @property
     def left_out(self) -> dict[str, str]:
         """File -> reason, for the images that were left out when the data set was built."""
-        path = Path(self._output_dir) / LEFT_OUT_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if self._left_out is None:  # it was found in the cache
+            built = {file for rows in self.as_dataset().values() for file in rows["file"][:]}
+            everything = itertools.chain.from_iterable(self.images.values())
+            self._left_out = self.problems([image for image in everything if image.file not in built])
+        return self._left_out
 
     def load(self) -> datasets.DatasetDict:
         """Build the data set, or find it in the cache, and open it. Raises ValueError as described at the class."""
@@ -135,8 +137,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
                 f"{Path(self.catalog.root) / file} does not decode ({reason}); {len(problems)} such in all. "
                 "Replace them, or leave them out by strict=False."
             )
-        # _output_dir is the unfinished folder here: the list becomes visible together with the images.
-        (Path(self._output_dir) / LEFT_OUT_FILE).write_text(json.dumps(problems), encoding="utf-8")
+        self._left_out = problems
         return [
             datasets.SplitGenerator(name, {"images": [image for image in images if image.file not in problems]})
             for name, images in self.images.items()
