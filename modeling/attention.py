@@ -5,7 +5,7 @@ channel attention has versions with equal results, plain (stores the B x EA x C 
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import nn
@@ -16,14 +16,13 @@ from torch.nn import functional as F
 class TensorCache:
     """Keeps by name what was computed from tensors, for as long as these stay as they are.
 
-    Every in-place change of a tensor counts up its version. Changes through `tensor.data` go unnoticed, therefore
-    `clear` whenever training starts or weights are moved.
+    Every in-place change of a tensor counts up its version. Changes through `tensor.data` go unnoticed: `clear` then.
     """
 
     def __init__(self) -> None:
-        self._results: dict[str, tuple[list[torch.Tensor], list[int], object]] = {}
+        self._results: dict[Hashable, tuple[list[torch.Tensor], list[int], object]] = {}
 
-    def __call__(self, name: str, sources: Sequence[torch.Tensor], compute: Callable[[], object]) -> object:
+    def __call__(self, name: Hashable, sources: Sequence[torch.Tensor], compute: Callable[[], object]) -> object:
         """The result of `compute`, from last time if no source has changed. Under autograd it is always computed."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return compute()
@@ -97,7 +96,7 @@ class Expert(nn.Module):
         return permute_rows(torch.cat(tuple(parts)), inverse, order)
 
     def forward(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of each attention by its name."""
+        """Keys and values of each attention by its name: V Q_r and V P_r (A x C), V Q_c and V P_c (A x R)."""
         queries = {"region": self.region_queries, "channel": self.channel_queries}
         return {name: query() for name, query in queries.items() if name in self.attentions}
 
@@ -110,6 +109,58 @@ class Expert(nn.Module):
     def channel_queries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """V Q_c and V P_c, each A x R."""
         return self._per_group(self.channel_key), self._per_group(self.channel_value)
+
+
+class Experts(nn.ModuleDict):
+    """Dual attention of all experts in one pass over the feature map: their keys and values are stacked."""
+
+    def __init__(self, experts: dict[str, nn.Module]) -> None:
+        super().__init__(experts)
+        self._cache = TensorCache()
+
+    def forward(self, features: torch.Tensor, fused: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attribute scores of each expert and attention, and region maps.
+
+        Args:
+            features: B x C x R, of length 1 along C. fused: see `channel_attention`.
+
+        Returns:
+            Region and channel scores, B x E x 2 x A (one attention: B x E x 1 x A), and region maps B x E x A x R.
+        """
+        dtype, autocast = features.dtype, None
+        if torch.is_autocast_enabled(features.device.type):
+            autocast = torch.get_autocast_dtype(features.device.type)
+            features = features.to(autocast)  # once for all products
+        features = features.transpose(0, 1).contiguous()  # C x B x R: all images are one matrix
+        # Without autograd computed once, and kept until the weights change.
+        queries = self._cache(("queries", autocast), tuple(self.parameters()), self.stacked_queries)
+        scores, region_maps = [], None
+        if "region" in queries:
+            found = region_attention(features, *queries["region"])
+            region_scores, region_maps = (part.unflatten(1, (len(self), -1)) for part in found)
+            scores.append(region_scores)
+        if "channel" in queries:
+            channel_scores = channel_attention(features, *queries["channel"], fused).to(dtype)
+            scores.append(channel_scores.unflatten(1, (len(self), -1)))
+        return torch.stack(scores, dim=2), region_maps
+
+    def train(self, mode: bool = True) -> "Experts":
+        """Forgets the stacked keys and values, which training will change."""
+        self._cache.clear()
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> "Experts":
+        """Moving or casting replaces the weights' memory without counting up their versions."""
+        self._cache.clear()
+        return super()._apply(*args, **kwargs)
+
+    def stacked_queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """As one `Expert` gives, EA in place of A."""
+        of_experts = [expert() for expert in self.values()]
+        return {
+            name: tuple(map(torch.cat, zip(*(queries[name] for queries in of_experts), strict=True)))
+            for name in of_experts[0]
+        }
 
 
 def permute_rows(rows: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:

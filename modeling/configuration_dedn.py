@@ -63,7 +63,9 @@ class DEDNConfig(PreTrainedConfig):
 
     model_type = "dedn"
     # Trainer's evaluation then collects logits only.
-    keys_to_ignore_at_inference = ["attribute_scores", "coarse_logits", "fine_logits", "region_maps", "losses"]
+    keys_to_ignore_at_inference = [
+        *("attribute_scores", "coarse_logits", "fine_logits", "region_maps", "losses", "logits_per_image")
+    ]
 
     backbone: str | None = None
     backbone_kwargs: dict | None = None

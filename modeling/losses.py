@@ -6,6 +6,8 @@ Letters: B images, K classes, A attributes. `logits` are z = s T^t + m, the seen
 import torch
 from torch.nn import functional as F
 
+from .configuration_dedn import DEDNConfig
+
 EPSILON = 1e-9
 
 
@@ -85,3 +87,48 @@ def require_labels(labels: torch.Tensor, num_classes: int) -> None:
             f"labels lie between {int(labels.min())} and {int(labels.max())}; the model has {num_classes} classes, "
             f"0 to {num_classes - 1}. Use the label order of model.config.id2label."
         )
+
+
+def loss_terms(
+    config: DEDNConfig,
+    scores: torch.Tensor,
+    logits: torch.Tensor,
+    class_attributes: torch.Tensor,
+    seen: torch.Tensor,
+    labels: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Every loss term, unweighted, by name: 'coarse.margin', ..., 'distillation'.
+
+    Args:
+        scores: B x E x 2 x A, of both attentions. logits: B x E x K, from their sum. class_attributes: K x A, rows
+            normalised. seen: K bool. labels: B.
+    """
+    losses, both = {}, scores.sum(dim=2)
+    for i, name in enumerate(config.experts):
+        losses[f"{name}.margin"] = margin_loss(
+            logits[:, i],
+            labels,
+            seen,
+            config.margin,
+            config.seen_bias,
+            config.label_smoothing,
+            seen_only=config.loss_classes == "seen",
+        )
+        losses[f"{name}.calibration"] = self_calibration_loss(logits[:, i], seen)
+        losses[f"{name}.regression"] = regression_loss(both[:, i], class_attributes[labels])
+        if scores.shape[2] == 2:
+            losses[f"{name}.alignment"] = distillation_loss(scores[:, i, 0], scores[:, i, 1])
+    if len(config.experts) == 2:
+        losses["distillation"] = distillation_loss(logits[:, 0], logits[:, 1])
+    return losses
+
+
+def total_loss(config: DEDNConfig, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The weighted sum: a term 'coarse.margin' or 'distillation' is weighted by `config.<kind>_weight`.
+
+    Terms of weight 0 are left out; where all are, the loss is 0, with gradients of 0.
+    """
+    weights = {name: getattr(config, f"{name.split('.')[-1]}_weight") for name in losses}
+    if not any(weights.values()):
+        return 0 * sum(losses.values())
+    return sum(weight * losses[name] for name, weight in weights.items() if weight)

@@ -728,9 +728,9 @@ def test_bfloat16_autocast_gives_finite_gradients_and_losses_in_float32(name):
 def test_autocast_does_not_round_the_losses():
     model = feature_model()
     scores, attributes = model.dual_attention(feature_maps(model))[0], model.normalized_class_attributes()
-    expected = model.compute_losses(scores, attributes, labels())
+    expected = model.compute_losses(scores, attributes, model.seen, labels())
     with torch.autocast("cpu", torch.bfloat16):
-        assert model.compute_losses(scores, attributes, labels()) == expected
+        assert model.compute_losses(scores, attributes, model.seen, labels()) == expected
 
 
 def test_features_of_half_precision_are_taken_as_they_come_from_a_cache():
