@@ -92,6 +92,7 @@ def require_labels(labels: torch.Tensor, num_classes: int) -> None:
 def loss_terms(
     config: DEDNConfig,
     scores: torch.Tensor,
+    summed_scores: torch.Tensor,
     logits: torch.Tensor,
     class_attributes: torch.Tensor,
     seen: torch.Tensor,
@@ -100,10 +101,10 @@ def loss_terms(
     """Every loss term, unweighted, by name: 'coarse.margin', ..., 'distillation'.
 
     Args:
-        scores: B x E x 2 x A, of both attentions. logits: B x E x K, from their sum. class_attributes: K x A, rows
-            normalised. seen: K bool. labels: B.
+        scores: B x E x 2 x A, of both attentions; summed_scores: B x E x A, their sum. logits: B x E x K, from that.
+        class_attributes: K x A, rows normalised. seen: K bool. labels: B.
     """
-    losses, both = {}, scores.sum(dim=2)
+    losses = {}
     for i, name in enumerate(config.experts):
         losses[f"{name}.margin"] = margin_loss(
             logits[:, i],
@@ -115,7 +116,7 @@ def loss_terms(
             seen_only=config.loss_classes == "seen",
         )
         losses[f"{name}.calibration"] = self_calibration_loss(logits[:, i], seen)
-        losses[f"{name}.regression"] = regression_loss(both[:, i], class_attributes[labels])
+        losses[f"{name}.regression"] = regression_loss(summed_scores[:, i], class_attributes[labels])
         if scores.shape[2] == 2:
             losses[f"{name}.alignment"] = distillation_loss(scores[:, i, 0], scores[:, i, 1])
     if len(config.experts) == 2:

@@ -413,9 +413,10 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
             require_labels(labels, len(class_attributes))
         scores, class_attributes = scores.float(), class_attributes.float()
+        summed = scores.sum(dim=2)
         with torch.autocast(scores.device.type, enabled=False):  # scores may be of low precision, losses are not
-            logits = self.class_logits(self.scale_scores(scores.sum(dim=2)), class_attributes, seen)
-        return loss_terms(self.config, scores, logits, class_attributes, seen, labels)
+            logits = self.class_logits(self.scale_scores(summed), class_attributes, seen)
+        return loss_terms(self.config, scores, summed, logits, class_attributes, seen, labels)
 
     # Classes ------------------------------------------------------------------------------------------------------
 

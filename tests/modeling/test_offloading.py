@@ -17,9 +17,9 @@ TASK = "zero-shot-image-classification"
 # with neither.
 BACKBONES = {"beit_base_patch16_224": 32, "test_vit": 32, "test_resnet": 32}
 TINY = {"depth": 1, "embed_dim": 24, "num_heads": 2, "img_size": 32}
-MIXED = {"experts": "disk"} | dict.fromkeys(
+MIXED = dict.fromkeys(
     ("backbone", "feature_norm", "logit_scale", "class_attributes", "attribute_mean", "seen"), "cpu"
-)
+) | {"experts": "disk"}
 OPTIONS = {"normalize_scores": True, "standardize_features": True, "center_attributes": True}
 
 
