@@ -137,16 +137,20 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             groups: 'given' (the table's), 'single', 'embeddings' or 'co-occurrence', see `group_attributes`.
             num_groups: number of k-means groups for the latter two.
             backbone_kwargs: further arguments of `timm.create_model`.
-            config: any argument of `DEDNConfig`.
+            config: any argument of `DEDNConfig`. `attribute_names` chooses and orders attributes of the table;
+                `attribute_groups` are then in that order.
 
         Raises:
-            ValueError: unknown backbone, arguments that do not fit the table.
+            ValueError: unknown backbone, arguments that contradict the table, the backbone or each other.
         """
-        config.setdefault("attribute_names", table.attribute_names)
+        if "attribute_groups" in config and groups != "given":
+            raise ValueError(f"attribute_groups and groups={groups!r} contradict each other. Leave one of them out.")
+        table = table.select_attributes(config.pop("attribute_names", None) or table.attribute_names)
         config.setdefault("attribute_groups", group_attributes(table, groups, num_groups))
+        of_table = {"attribute_names": table.attribute_names, "id2label": dict(enumerate(table.class_names))}
         if table.attribute_embeddings is not None:
-            config["embedding_size"] = table.attribute_embeddings.shape[1]
-        config["id2label"] = dict(enumerate(table.class_names))
+            of_table["embedding_size"] = table.attribute_embeddings.shape[1]
+        _settle(config, of_table, "the attribute table")
         body = None
         if backbone is not None:
             preprocessing, sizes = preprocessing_of(backbone), size_arguments(backbone, image_size)
@@ -160,7 +164,8 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             extractor = Backbone(backbone, config.get("feature_source", "stage"), **config["backbone_kwargs"])
             if pretrained:
                 extractor.body = create_body(**{**extractor.recipe, "pretrained": pretrained})
-            body, config["feature_shape"] = extractor.body, extractor.feature_shape(config["image_size"])
+            body, shape = extractor.body, extractor.feature_shape(config["image_size"])
+            _settle(config, {"feature_shape": shape}, f"{backbone} with images of {config['image_size']} pixels")
         model = cls(DEDNConfig(**config))
         if body is not None:
             model.backbone.body = body
@@ -240,6 +245,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         """Keep the backbone's weights and batch statistics fixed in training, or (False) train them too."""
         self.config.freeze_backbone = freeze
         if self.backbone is not None:
+            self.backbone.freeze_stages([])  # else stages frozen before would be trained in evaluation mode
             self.backbone.requires_grad_(not freeze)
             self.backbone.train(self.training and not freeze)
 
@@ -532,6 +538,14 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
 def _row_lengths(class_attributes: torch.Tensor, mean: torch.Tensor, chunk_size: int) -> torch.Tensor:
     """Lengths of the centred rows, K, without a copy of the whole K x A table."""
     return torch.cat([(rows - mean).norm(dim=1) for rows in class_attributes.split(chunk_size)]).clamp_min(1e-12)
+
+
+def _settle(config: dict, facts: dict, source: str) -> None:
+    """Take over what `source` settles. Raise ValueError where the arguments in `config` say otherwise."""
+    for name, value in facts.items():
+        given = config.setdefault(name, value)
+        if given != value and not (isinstance(given, tuple) and list(given) == value):
+            raise ValueError(f"{name} is {given!r:.200}, but {source} gives {value!r:.200}. Leave it out.")
 
 
 def align_memory(model: nn.Module) -> None:
