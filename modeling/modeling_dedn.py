@@ -9,7 +9,7 @@ Letters of the shapes: B images, K classes, A attributes, E experts, C channels,
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +26,11 @@ from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
 from .losses import loss_terms, require_labels, seen_bias_vector, total_loss
 from .saving import HUB_ARGUMENTS, push_model, replaced_model, require_config, write_card_and_requirements
 
+if TYPE_CHECKING:
+    from .pipeline_dedn import DEDNProcessor
+
 T = TypeVar("T", bound="DEDNForZeroShot")
+AUTO_CLASSES = ("AutoModel", "AutoModelForImageClassification", "AutoModelForZeroShotImageClassification")
 ALIGNMENT = 64  # bytes: what PyTorch's own allocator gives, and the width of the widest vector instructions
 
 
@@ -217,17 +221,18 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         """
         # transformers copies the files of these along, because this one imports them.
         from .handler import EndpointHandler  # noqa: F401
-        from .pipeline_dedn import DEDNPipeline  # noqa: F401
 
         folder, hub = Path(save_directory), {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         self.config.custom_pipelines = CUSTOM_PIPELINES
+        code = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        self.config.auto_map = dict.fromkeys(AUTO_CLASSES, code)  # of which transformers itself writes but one
         if not is_main_process or kwargs.get("distributed_checkpoint"):  # of which every process writes its part
             super().save_pretrained(folder, is_main_process=is_main_process, **kwargs)
             return
         with replaced_model(folder, variant=kwargs.get("variant")) as unfinished:
             super().save_pretrained(unfinished, **kwargs)
             if self.backbone is not None:
-                self.image_processor().save_pretrained(unfinished)
+                self.processor().save_pretrained(unfinished)
             write_card_and_requirements(self, unfinished, with_card=not (folder / "README.md").exists())
         if push_to_hub:  # now: transformers would upload before the folder is complete
             self.push_to_hub(**{"repo_id": folder.name, **hub})
@@ -238,6 +243,12 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         Args and result as `saving.push_model`.
         """
         return push_model(self, repo_id, **kwargs)
+
+    def processor(self) -> "DEDNProcessor":
+        """Images and class names to the inputs of `forward`, as `AutoProcessor` gives it for a saved model."""
+        from .pipeline_dedn import DEDNProcessor
+
+        return DEDNProcessor(self.image_processor(), self.attribute_table)
 
     # Backbone -----------------------------------------------------------------------------------------------------
 

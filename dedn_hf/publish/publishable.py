@@ -167,7 +167,8 @@ TABLE = ("attributes.csv", "attributes.npz")
 MODEL = Kind(
     repo_type="model",
     allowed=(
-        *("README.md", "config.json", "preprocessor_config.json", "requirements.txt", "run.json", "*.png", "*.svg"),
+        *("README.md", "config.json", "requirements.txt", "run.json", "*.png", "*.svg"),
+        *("preprocessor_config.json", "processor_config.json", "class_table.safetensors"),
         *(*WEIGHTS, *TABLE, *MODEL_CODE),
     ),
     required={
