@@ -108,7 +108,8 @@ class DEDNConfig(PreTrainedConfig):
     def __init__(self, **kwargs) -> None:
         # Written out, because configurations are dataclasses only since transformers 5.1 or later.
         for name in get_annotations(DEDNConfig):
-            setattr(self, name, kwargs.pop(name, getattr(DEDNConfig, name)))
+            value = kwargs.pop(name, getattr(DEDNConfig, name))
+            setattr(self, name, list(value) if isinstance(value, tuple) else value)  # as it comes back from JSON
         output_attentions = kwargs.pop("output_attentions", False)
         if self.attribute_names is None:
             self.attribute_names = ["attribute"]

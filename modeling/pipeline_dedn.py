@@ -27,6 +27,7 @@ from transformers.utils import cached_file
 
 from .attribute_table import AttributeTable, near_names
 from .configuration_dedn import CUSTOM_PIPELINES
+from .saving import whole_file
 
 MANY_CLASSES = 16384  # beyond, the best are found without a score for every class
 PROCESSOR_FILE, TABLE_FILE = "processor_config.json", "class_table.safetensors"
@@ -102,7 +103,8 @@ class DEDNProcessor(ProcessorMixin):
         folder, described = Path(save_directory), {"processor_class": type(self).__name__}
         folder.mkdir(parents=True, exist_ok=True)
         files = [*self.image_processor.save_pretrained(folder), *custom_object_save(self, folder, config=described)]
-        (folder / PROCESSOR_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        with whole_file(folder / PROCESSOR_FILE) as unfinished:
+            unfinished.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         save_table(self.table, folder / TABLE_FILE)
         return [*map(str, files), str(folder / PROCESSOR_FILE), str(folder / TABLE_FILE)]
 
@@ -144,6 +146,7 @@ class DEDNPipeline(Pipeline):
     _load_image_processor = True
     _load_feature_extractor = False
     _load_tokenizer = False
+    modelcard = None  # transformers 5.0 asks for it when it saves a pipeline, and never sets it
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -236,7 +239,8 @@ def iter_images(images: Iterable) -> Iterable:
 def save_table(table: AttributeTable, path: Path) -> None:
     """Write names, groups, roles and class attributes of a table, of any size, as one safetensors file."""
     names = {name: json.dumps(getattr(table, name)) for name in ("class_names", "attribute_names", "attribute_groups")}
-    save_file({"class_attributes": table.class_attributes, "seen": table.seen}, path, metadata=names)
+    with whole_file(path) as unfinished:
+        save_file({"class_attributes": table.class_attributes, "seen": table.seen}, unfinished, metadata=names)
 
 
 def load_table(path: str | os.PathLike) -> AttributeTable:
