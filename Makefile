@@ -1,8 +1,8 @@
-# make quickstart   install what is needed into .venv, and run examples/quickstart.py
-# make test         install what the tests need into .venv, then lint, format check and tests
-# make cards        write model_cards/*.md again, from the records in docs/runs
-# make space        install the extra `space`, and start the app in examples/space on the quickstart's model
-# make bench        all benchmarks, see benchmarks/README.md; best on a machine that does nothing else
+# make quickstart   install the package into .venv, and run examples/quickstart.py
+# make test         install the package with the extra `test` into .venv, then lint, check the format and run the tests
+# make cards        write model_cards/*.md anew, from the records in docs/runs
+# make space        install the extra `space`, and start the app of examples/space with the quickstart's model
+# make bench        run the benchmarks (see benchmarks/README.md), best on a machine that does nothing else
 # make lint, make format, make clean
 #
 # Another interpreter:  make test PYTHON=python3.12
@@ -24,11 +24,11 @@ PACKAGING := setup.py pyproject.toml
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
-# As many files of tests at a time as there are processors, but four at most: each process takes 2 GB of memory.
+# As many test files run at the same time as there are processors, but at most four: each takes 2 GB of memory.
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
-# The models of the table in README.md; the card is about the first seed.
+# The models of the table in README.md. Each card describes the first seed.
 cards: $(VENV)/.installed
 	$(BIN)/python -m dedn_hf.publish.card docs/runs/row1-seed*.json --out model_cards/cub50-published-protocol.md
 	$(BIN)/python -m dedn_hf.publish.card docs/runs/row2-seed*.json --out model_cards/cub50-published-recipe.md
@@ -56,7 +56,7 @@ clean:
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 	rm -f $(VENV)/.installed $(VENV)/.installed-space $(VENV)/.installed-test
 
-# The stamps say when the environment was last installed, so that nothing is installed twice.
+# These files record when the environment was last installed, so that nothing is installed twice.
 $(VENV)/.installed: $(PACKAGING) | $(BIN)/python
 	$(INSTALL) -e .
 	@touch $@

@@ -76,7 +76,11 @@ setup(
     python_requires=">=3.10",
     package_dir={"dedn_hf": "dedn_hf", "dedn_hf.modeling": "modeling", "dedn_hf.model_cards": "model_cards"},
     packages=[*find_packages(include=["dedn_hf", "dedn_hf.*"]), "dedn_hf.model_cards", "dedn_hf.modeling"],
-    package_data={"dedn_hf.data": ["metadata/*"], "dedn_hf.model_cards": ["template.md"]},
+    package_data={
+        "dedn_hf.data": ["metadata/*"],
+        "dedn_hf.explain": ["page.html"],
+        "dedn_hf.model_cards": ["template.md"],
+    },
     install_requires=REQUIRED,
     extras_require={"export": EXPORT, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["dedn = dedn_hf.cli:main"]},

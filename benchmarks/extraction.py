@@ -29,7 +29,7 @@ BATCH = 32
 
 
 def write_photos(folder: Path, count: int) -> list[str]:
-    """JPEG files of the size of small photographs, smooth with some noise."""
+    """Write `count` JPEG files as large as small photographs, smooth with some noise; returns their paths."""
     rng, files = np.random.default_rng(0), []
     for number in range(count):
         smooth = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((500, 375), Image.BICUBIC)
@@ -40,7 +40,7 @@ def write_photos(folder: Path, count: int) -> list[str]:
 
 
 class Photos(Dataset):
-    """What the straightforward loop reads: a file and timm's transform at a time."""
+    """The images of the straightforward loop: one file at a time, through timm's transform."""
 
     def __init__(self, files: list[str], transform) -> None:
         self.files, self.transform = files, transform
@@ -54,7 +54,7 @@ class Photos(Dataset):
 
 @torch.no_grad()
 def straightforward(backbone: torch.nn.Module, photos: Photos, workers: int, device: str, out: Path) -> None:
-    """Feature maps of all photos as one file of float16."""
+    """Write the feature maps of all photos to one file, in float16."""
     maps = []
     for batch in DataLoader(photos, BATCH, num_workers=workers):
         maps.append(backbone(batch.to(device))[-1].cpu().half().numpy())
@@ -62,7 +62,7 @@ def straightforward(backbone: torch.nn.Module, photos: Photos, workers: int, dev
 
 
 def ours(folder: Path, model: DEDNForZeroShot, images: datasets.Dataset, workers: int, precision: str) -> None:
-    """The same as a feature cache."""
+    """Write the same feature maps to a feature cache of this package."""
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         cache = Path(temporary) / "cache"
         FeatureCache.build(
@@ -71,7 +71,7 @@ def ours(folder: Path, model: DEDNForZeroShot, images: datasets.Dataset, workers
 
 
 def shares(model: DEDNForZeroShot, images: datasets.Dataset, precision: str) -> dict[str, float]:
-    """Seconds that one process spends on decoding, on the transform and in the backbone, for all images."""
+    """Seconds that one process needs for decoding, transform and backbone, over all images."""
     seconds, transform = dict.fromkeys(("decoding", "transform", "backbone"), 0.0), evaluation_transform(model)
     model.to(memory_format=torch.channels_last)
     for start in range(0, len(images), BATCH):
@@ -90,7 +90,7 @@ def shares(model: DEDNForZeroShot, images: datasets.Dataset, precision: str) -> 
 
 
 def main() -> None:
-    """Both precisions, with and without workers."""
+    """Measure both precisions, with and without workers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images and a small backbone, nothing written")
     parser.add_argument("--repeats", type=int, default=3)

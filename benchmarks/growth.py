@@ -1,4 +1,4 @@
-"""What grows with classes, attributes and images, and where the curves bend.
+"""How time and memory grow with the number of classes, attributes and images.
 
 python benchmarks/growth.py            results/growth.json and growth.png
 python benchmarks/growth.py --quick    small sizes, nothing written
@@ -38,7 +38,7 @@ QUICK = {
 
 
 def model_of(classes: int, attributes: int, shape: list[int]) -> DEDNForZeroShot:
-    """A model on feature maps; many classes are put in behind the table, whose checks and names are not measured."""
+    """A model on feature maps. Many classes are set directly: checks and names of a table are not to be measured."""
     rng = np.random.default_rng(0)
     table = AttributeTable(
         ["a", "b"],
@@ -56,7 +56,7 @@ def model_of(classes: int, attributes: int, shape: list[int]) -> DEDNForZeroShot
 
 
 def measured(run: Callable[[], object], repeats: int = 5) -> dict:
-    """Median seconds of `run`, and bytes that it needs at most beyond what there was before its first call."""
+    """Median seconds of `run`, and its peak memory in bytes, beyond what the process used before the first call."""
     forget_peak_memory()
     before = resident_memory()
     run()
@@ -70,7 +70,7 @@ def measured(run: Callable[[], object], repeats: int = 5) -> dict:
 
 @torch.inference_mode()
 def classes(count: int) -> dict:
-    """The five best of `count` classes for a batch, by `top_classes`."""
+    """Find the five best of `count` classes for a batch by `top_classes`."""
     model = model_of(count, 312, [8, 2, 2]).eval()
     scores = torch.randn(BATCH, 312)
     return measured(lambda: model.top_classes(scores, 5))
@@ -78,14 +78,14 @@ def classes(count: int) -> dict:
 
 @torch.inference_mode()
 def all_logits(count: int) -> dict:
-    """The same with a logit for every class, by `score_classes`."""
+    """Find the five best by `score_classes`, which computes a logit for every class."""
     model = model_of(count, 312, [8, 2, 2]).eval()
     scores = torch.randn(BATCH, 312)
     return measured(lambda: model.score_classes(scores).topk(5))
 
 
 def attributes(count: int) -> dict:
-    """A training step with `count` attributes."""
+    """Train one step with `count` attributes."""
     model = model_of(2, count, [512, 7, 7]).train()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-4)
     features, labels = torch.randn(BATCH, 512, 7, 7), torch.zeros(BATCH, dtype=torch.long)
@@ -99,7 +99,7 @@ def attributes(count: int) -> dict:
 
 
 def images(count: int) -> dict:
-    """A random batch out of a cache of `count` feature maps; its file is sparse, it fills no disk."""
+    """Read a random batch from a cache of `count` feature maps. The file is sparse and takes no disk space."""
     shape = [256, 7, 7]
     with tempfile.TemporaryDirectory() as folder:
         identity = {"files": [f"{i}.jpg" for i in range(count)], "feature_shape": shape, "dtype": "float16"}
@@ -117,7 +117,7 @@ MEASUREMENTS = {"classes": classes, "classes, all logits": all_logits, "attribut
 
 
 def draw(rows: list[dict]) -> None:
-    """Time and memory over size, one column a measurement."""
+    """Plot time and memory over size, one column for each measurement."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 5.2), layout="constrained")
@@ -146,7 +146,7 @@ def draw(rows: list[dict]) -> None:
 
 
 def main() -> None:
-    """Every size in a process of its own, so that memory is its own."""
+    """Measure every size in a process of its own, so that no other size adds to its memory."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing written")
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "SIZE"), help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
-"""What every benchmark needs: alternating measurements, ratios, and a record of where they were made.
+"""Shared by all benchmarks: measurements that take turns, and a record of machine and versions.
 
-These numbers compare two things on one machine; absolute times of a shared machine mean little.
+The benchmarks compare two things on one machine. Absolute times of a shared machine mean little.
 """
 
 import json
@@ -32,31 +32,31 @@ def alternate(contestants: dict[str, Callable[[], object]], repeats: int = 5, wa
 
 
 def in_own_process(script: str | Path, *arguments: str) -> dict:
-    """What a script prints as its last line, JSON, from a process of its own: for peak memory and start-up."""
+    """Run a script in a process of its own and return its last line of output, read as JSON."""
     command = [sys.executable, str(script), *arguments]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return json.loads(output.strip().splitlines()[-1])
 
 
 def forget_peak_memory() -> None:
-    """Let `peak_memory` start from now."""
+    """Start the measurement of `peak_memory` anew."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory that this process has needed at most."""
+    """Peak resident memory of this process, in bytes."""
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
 def resident_memory() -> int:
-    """Bytes of resident memory that this process needs now."""
+    """Current resident memory of this process, in bytes."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def environment() -> dict:
-    """Machine and versions that the numbers belong to."""
+    """Machine and versions of a measurement."""
     import torch
 
     from dedn_hf.training.record import cpu_name

@@ -21,7 +21,7 @@ MODELS = {"ours": DEDNForZeroShot, "published": PublishedDEDN}
 
 
 def runner(model: torch.nn.Module, **inputs: torch.Tensor):
-    """A function that classifies `inputs`."""
+    """A function without arguments that classifies `inputs`."""
 
     @torch.inference_mode()
     def run() -> torch.Tensor:
@@ -31,7 +31,7 @@ def runner(model: torch.nn.Module, **inputs: torch.Tensor):
 
 
 def main() -> None:
-    """Features and pixels, one image and 32."""
+    """Measure features and pixels, with one image and with 32."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, nothing written")
     parser.add_argument("--repeats", type=int, default=9)

@@ -3,7 +3,7 @@
     python benchmarks/memory.py            results/memory.json
     python benchmarks/memory.py --quick    a small cache, nothing written
 
-The file is sparse: it takes no disk, and reading it takes memory as any other file does.
+The file is sparse: it takes no disk space, but reading it takes as much memory as reading any other file.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from dedn_hf.data.transforms import as_it_is
 
 
 def write_cache(folder: Path, files: list[str], shape: list[int]) -> float:
-    """A cache of nothing but zeros; its size in GB."""
+    """Write a cache that holds only zeros; returns its size in GB."""
     identity = {"files": files, "feature_shape": shape, "dtype": "float16"}
     (folder / IDENTITY_FILE).write_text(json.dumps(identity), encoding="utf-8")
     size = len(files) * int(np.prod(shape)) * 2
@@ -38,7 +38,7 @@ def write_cache(folder: Path, files: list[str], shape: list[int]) -> float:
 
 
 def main() -> None:
-    """Train for some steps; memory of the process, and the share of the time that reading takes."""
+    """Train for some steps; report peak memory and the share of the time that reading takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small cache, nothing written")
     parser.add_argument("--steps", type=int, default=20)

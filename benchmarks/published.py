@@ -1,16 +1,16 @@
-"""The published formulation of DEDN, kept as the slow side of comparisons.
+"""The published formulation of DEDN, to compare the package's faster one with.
 
-As ../modeling/modeling_dedn.py in every number, but computed as the authors' release does (github.com/zjrao/DEDN, Rao
-et al., IJCAI 2024, section 3.2): each attribute group by itself; the B x A x R and B x A x C maps of all groups are
-written out, the coarse expert's taken apart by group, all joined and then summed; logits by way of B x A x K products.
+It gives the same numbers as ../modeling/modeling_dedn.py, but computes them as the authors' release does
+(github.com/zjrao/DEDN; Rao et al., IJCAI 2024, section 3.2). Each attribute group is computed by itself. The
+B x A x R and B x A x C maps of all groups are kept, those of the coarse expert are split by group, and all of them
+are joined and then summed. Logits go through B x A x K products.
 """
 
 import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.modeling.attention import Expert
-from dedn_hf.modeling.losses import seen_bias_vector
+from dedn_hf.modeling.experts import Expert, seen_bias_vector
 
 
 class PublishedDEDN(DEDNForZeroShot):

@@ -1,9 +1,9 @@
-"""What int8 costs: the float32 and the int8 ONNX file of models on the test images of their data set.
+"""int8 against float32: accuracy, size and speed of a model's two ONNX files on the test images of its data set.
 
 python benchmarks/quantization.py runs/mine --data folder --data-dir photos      results/quantization.json
 python benchmarks/quantization.py runs/4-0 runs/2-0 --data cub --data-dir data --images 400
 
-Both files classify the same images, which are decoded once; accuracies are means over the classes that have images.
+Both files classify the same images, which are decoded once. Accuracies are means over the classes with images.
 """
 
 import argparse
@@ -37,9 +37,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="cub, sun, awa2, folder, shapes, or a prepared folder")
     parser.add_argument("--data-dir", help="folder of the images")
     parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
-    parser.add_argument("--images", type=int, help="at most so many test images, spread over all of them")
-    parser.add_argument("--repeats", type=int, default=5, help="of the time measurement")
-    parser.add_argument("--name", default="quantization", help="of the file in results/")
+    parser.add_argument("--images", type=int, help="use at most this many test images, spread evenly over all of them")
+    parser.add_argument("--repeats", type=int, default=5, help="repeats of the time measurement")
+    parser.add_argument("--name", default="quantization", help="name of the file in results/")
     return parser.parse_args()
 
 
@@ -54,7 +54,7 @@ def test_images(task: Task, model: DEDNForZeroShot, count: int | None) -> tuple[
 
 
 def classifier(path: Path) -> Callable[[torch.Tensor], np.ndarray]:
-    """Logits of an ONNX file: N images to N x K."""
+    """A function that gives the logits of an ONNX file: N images to N x K."""
     session = open_session(path)
 
     def classify(pixel_values: torch.Tensor) -> np.ndarray:
@@ -65,7 +65,7 @@ def classifier(path: Path) -> Callable[[torch.Tensor], np.ndarray]:
 
 
 def measure(paths: dict[str, Path], images: torch.Tensor, labels: torch.Tensor, seen: np.ndarray, repeats: int):
-    """One row of accuracies (percent), size and time for each file; the first is what the others are compared with."""
+    """One row of accuracies (percent), size and time for each file, compared with the first file."""
     classifiers = {name: classifier(path) for name, path in paths.items()}
     batch = images[:BATCH]
     seconds = alternate({name: lambda run=run: run(batch) for name, run in classifiers.items()}, repeats)
@@ -102,7 +102,7 @@ def compare(name: str, splits, table, count: int | None, repeats: int) -> list[d
 
 
 def main() -> None:
-    """Export every model twice, classify, compare."""
+    """Export every model in float32 and int8, and compare the two files."""
     arguments = parse_arguments()
     options = {"name": arguments.data, "data_dir": arguments.data_dir, "csv": arguments.csv}
     splits, table = load(**{key: value for key, value in options.items() if value is not None})

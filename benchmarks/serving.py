@@ -1,9 +1,9 @@
-"""Load test of `dedn serve`: is any answer lost or wrong under load, and does the server's memory grow?
+"""Load test of `dedn serve`: are answers lost or wrong under load, and does the server's memory grow?
 
     python benchmarks/serving.py                        # a small model with random weights
-    python benchmarks/serving.py runs/quickstart ...    # and models of your own
+    python benchmarks/serving.py runs/quickstart ...    # also models of your own
 
-Every answer is compared with the one that the pipeline gives for the same image and candidates in this process.
+Every answer is compared with the pipeline's answer to the same image and candidates in this process.
 """
 
 import argparse
@@ -35,14 +35,14 @@ TOLERANCE = 1e-6
 
 
 class Case(NamedTuple):
-    """A request's body and the answer it must get."""
+    """The body of a request, and the answer that is right."""
 
     body: bytes
     expected: list[dict[str, Any]]
 
 
 def save_small_model(folder: Path) -> None:
-    """A resnet10t at 32 pixels, not trained, for ten classes of twelve attributes."""
+    """Save an untrained resnet10t at 32 pixels, with ten classes and twelve attributes."""
     import torch
 
     from dedn_hf import AttributeTable, DEDNForZeroShot
@@ -69,12 +69,12 @@ def make_cases(model: str) -> list[Case]:
             body = {"inputs": base64.b64encode(image).decode(), "parameters": parameters}
             cases.append(Case(json.dumps(body).encode(), classify(image, **parameters)))
     if len({json.dumps(case.expected) for case in cases}) < len(cases):
-        raise RuntimeError("Two requests have the same answer, so that one could not be told from the other.")
+        raise RuntimeError("Two requests have the same answer, so a mix-up of the two would not be noticed.")
     return cases
 
 
 def make_image(number: int) -> bytes:
-    """A file of random colours; of another size, shape and kind for each number."""
+    """An image file of random colours. Size, shape and format depend on `number`."""
     rng = np.random.default_rng(number)
     small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
     buffer = io.BytesIO()
@@ -84,15 +84,15 @@ def make_image(number: int) -> bytes:
 
 @contextmanager
 def served(model: str) -> Iterator[tuple[psutil.Process, int]]:
-    """`dedn serve` in a process of its own: the process and its port."""
+    """Run `dedn serve` in a process of its own; gives the process and its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "dedn_hf.cli.main", "serve", model, "--port", str(port)]
+    command = [sys.executable, "-m", "dedn_hf", "serve", model, "--port", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         while True:
             if process.poll() is not None:
-                raise RuntimeError(f"dedn serve {model} ended; try it by hand.")
+                raise RuntimeError(f"dedn serve {model} stopped. Run it by hand to see why.")
             try:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
@@ -105,7 +105,10 @@ def served(model: str) -> Iterator[tuple[psutil.Process, int]]:
 
 
 def send(cases: list[Case], port: int, requests: int, clients: int) -> tuple[Counter, float]:
-    """Send `requests` from `clients` at once; how many were right, wrong and lost, and the requests per second."""
+    """Send `requests` from `clients` at the same time.
+
+    Returns how many answers were right, wrong and lost, and the requests per second.
+    """
     numbers, results = iter(range(requests)), Counter()
     lock = threading.Lock()
 
@@ -154,11 +157,11 @@ def megabytes(process: psutil.Process) -> float:
 
 
 def measure(model: str, requests: int, clients: int) -> dict[str, Any]:
-    """The figures of one model."""
+    """The results of one model."""
     cases = make_cases(model)
     with served(model) as (process, port):
-        _, alone = send(cases, port, requests // 5, 1)
-        send(cases, port, requests // 2, clients)  # warm-up: threads start, buffers grow to their size
+        _, rate_of_one = send(cases, port, requests // 5, 1)
+        send(cases, port, requests // 2, clients)  # warm-up: threads start, buffers reach their size
         memory, rates, results = [megabytes(process)], [], Counter()
         for _ in range(4):  # four quarters, to see whether memory still grows in the last
             counts, rate = send(cases, port, requests // 4, clients)
@@ -174,13 +177,13 @@ def measure(model: str, requests: int, clients: int) -> dict[str, Any]:
         "rss_mb_after_warm_up": memory[0],
         "rss_mb_after_each_quarter": memory[1:],
         "rss_growth_percent": round(100 * (memory[-1] / memory[0] - 1), 2),
-        "throughput_of_all_clients_to_that_of_one": round(float(np.mean(rates)) / alone, 2),
+        "throughput_of_all_clients_to_that_of_one": round(float(np.mean(rates)) / rate_of_one, 2),
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", help="folders of more saved models")
+    parser.add_argument("models", nargs="*", help="folders of saved models to test as well")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serving.json")

@@ -1,4 +1,4 @@
-"""Start-up: `import dedn_hf` against `import torch`, and `from_pretrained` against torch and timm by hand.
+"""Start-up: `import dedn_hf` against `import torch`, and `from_pretrained` against loading by hand.
 
 python benchmarks/startup.py    results/startup.json
 """
@@ -22,14 +22,14 @@ IMPORTS = ("import dedn_hf", "import transformers", "import torch", "pass")
 
 
 def import_seconds(statement: str) -> float:
-    """Wall time of a new interpreter that does nothing but `statement`."""
+    """Seconds (wall time) of a new interpreter that only runs `statement`."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True)
     return time.perf_counter() - start
 
 
 def by_hand(folder: Path, model: DEDNForZeroShot):
-    """What somebody would write without transformers: build the network, fill in the weights."""
+    """A function that loads without `from_pretrained`: build the network, fill in the weights."""
     import copy
 
     from safetensors.torch import load_file
@@ -43,7 +43,7 @@ def by_hand(folder: Path, model: DEDNForZeroShot):
 
 
 def main() -> None:
-    """Imports in processes of their own, loading in this one."""
+    """Measure imports in processes of their own, and loading in this one."""
     turns = [{statement: import_seconds(statement) for statement in IMPORTS} for _ in range(5)]
     median = {statement: statistics.median(turn[statement] for turn in turns) for statement in IMPORTS}
     rows = [

@@ -1,4 +1,4 @@
-"""One training step on feature maps: ours (stacked queries, fused attention) against the published formulation.
+"""One training step on feature maps: our formulation (stacked queries, fused attention) against the published one.
 
 python benchmarks/step.py            times and peak memory, results/step.json
 python benchmarks/step.py --quick    one small size, nothing written
@@ -24,7 +24,7 @@ CLASSES, ATTRIBUTES, GROUPS, BATCH, EMBEDDING = 200, 312, 6, 40, 300
 
 
 def example_table() -> AttributeTable:
-    """A table of the size of CUB."""
+    """A random table as large as CUB's."""
     rng = np.random.default_rng(0)
     return AttributeTable(
         [f"class {i}" for i in range(CLASSES)],
@@ -48,7 +48,7 @@ def build(kind: str, channels: int, side: int, device: str):
 
 
 def stepper(kind: str, channels: int, side: int, dtype: str, device: str):
-    """A function that makes one training step and gives the loss."""
+    """A function that does one training step and returns the loss."""
     model, features, labels, optimizer = build(kind, channels, side, device)
 
     def step(images: int = BATCH) -> float:
@@ -63,9 +63,10 @@ def stepper(kind: str, channels: int, side: int, dtype: str, device: str):
 
 
 def products(channels: int, side: int, dtype: str, device: str):
-    """A function that makes the matrix products of both attentions, forward and backward, and nothing else.
+    """A function that only computes the matrix products of both attentions, forward and backward.
 
-    Their number cannot be smaller: keys and values with the features in both attentions, and the derivatives by both.
+    No formulation needs fewer: both attentions multiply keys and values with the features, and need the derivatives
+    by both.
     """
     kind = {"dtype": getattr(torch, dtype), "device": device}
     regions, queries = side * side, 2 * 2 * ATTRIBUTES  # keys and values of two experts
@@ -84,7 +85,7 @@ def products(channels: int, side: int, dtype: str, device: str):
 
 
 def step_memory(kind: str, channels: int, side: int, dtype: str, device: str) -> dict:
-    """Bytes that a step needs at most beyond model, batch and optimizer state."""
+    """Peak memory of a step in bytes, beyond model, batch and optimizer state."""
     step = stepper(kind, channels, side, dtype, device)
     step(images=1)  # allocates the gradients and the optimizer's state
     if device == "cuda":

@@ -1,9 +1,10 @@
-"""Measure explanations: does the answer depend on what they point at, and do they point at the right part?
+"""Measure explanations: does the answer depend on the regions they name, and do heat maps peak on the right part?
 
     python examples/faithfulness.py runs/a runs/b --data cub --data-dir data --figure deletion.png --json faithful.json
 
-Deletion and insertion curves, corrected attributes, and the pointing game where it is known what lies where: with
---data shapes, or for CUB with --annotations CUB_200_2011. Several models (other seeds): mean and standard deviation.
+Measures deletion and insertion curves and corrected attributes. It also plays the pointing game where the positions of
+parts are known: with --data shapes, or for CUB with --annotations CUB_200_2011. Of several models (trained with other
+seeds) it reports mean and standard deviation.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dedn_hf.data import load
-from dedn_hf.explain.explainer import explain
+from dedn_hf.explain import explain
+from dedn_hf.explain.explanation import require_writable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.publish.saved import load_model
 from dedn_hf.studies.faithfulness import (
@@ -26,9 +28,9 @@ from dedn_hf.studies.faithfulness import (
     Curves,
     area_under,
     balanced_sample,
-    corrected_right,
     faithfulness_curves,
-    joined,
+    join_batches,
+    right_after_corrections,
 )
 from dedn_hf.studies.figures import figure_deletion
 from dedn_hf.studies.pointing import (
@@ -52,7 +54,7 @@ Game = tuple[str, list[Parts], list[tuple[str, ...]], float]  # name, parts of e
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or Hub name of a model; other seeds of it")
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folder or Hub id of a model; several: other seeds")
     parser.add_argument("--data", required=True, help="cub, sun, awa2, folder, shapes, or a prepared folder")
     parser.add_argument("--data-dir", help="folder of the images")
     parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
@@ -63,17 +65,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--annotations", type=Path, help="CUB: folder of images.txt, bounding_boxes.txt and parts/")
     parser.add_argument("--figure", type=Path, help="draw the curves to this .png or .svg file")
-    parser.add_argument("--json", type=Path, help="write the results to this file")
+    parser.add_argument("--json", type=Path, help="write the results to this .json file")
     return parser.parse_args()
-
-
-def require_writable(figure: Path | None, json: Path | None) -> None:
-    """Raise ValueError, before anything is measured, for a file that could not be written in the end."""
-    if figure is not None and figure.suffix not in FORMATS:
-        raise ValueError(f"{figure} ends in {figure.suffix or 'no suffix'!r}; give one of {', '.join(FORMATS)}.")
-    for path in (figure, json):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"There is no folder {path.parent} to write {path.name} to; make it first.")
 
 
 def open_model(name: str, table) -> DEDNForZeroShot:
@@ -85,7 +78,7 @@ def open_model(name: str, table) -> DEDNForZeroShot:
 
 
 def sample_of(splits: dict[str, datasets.Dataset], per_class: int, seed: int) -> datasets.Dataset:
-    """So many test images of every class, seen and unseen ones."""
+    """`per_class` test images of every class, seen and unseen."""
     images = datasets.concatenate_datasets([images for split, images in splits.items() if split.startswith("test_")])
     return images.select(balanced_sample(images["label"][:], per_class, seed))
 
@@ -121,7 +114,7 @@ def curves_of(model: DEDNForZeroShot, sample: datasets.Dataset, arguments: argpa
         pixel_values = processor(images=pictures, return_tensors="pt")["pixel_values"]
         pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         parts.append(faithfulness_curves(model, pixel_values, arguments.steps, generator))
-    return joined(parts)
+    return join_batches(parts)
 
 
 def corrections_of(model: DEDNForZeroShot, sample: datasets.Dataset, seed: int) -> dict:
@@ -130,8 +123,8 @@ def corrections_of(model: DEDNForZeroShot, sample: datasets.Dataset, seed: int) 
     for _, (picture,), (label,) in batches(sample, 1):
         explanation = explain(model, picture)
         if explanation.ranking[0] != label:
-            chosen.append(corrected_right(explanation, label, CORRECTIONS))
-            at_random.append(corrected_right(explanation, label, CORRECTIONS, rng))
+            chosen.append(right_after_corrections(explanation, label, CORRECTIONS))
+            at_random.append(right_after_corrections(explanation, label, CORRECTIONS, rng))
     shares = {"strongest first": chosen, "random": at_random} if chosen else {}
     return {
         "images": len(sample),
@@ -170,13 +163,13 @@ def summary_of(curves: Curves) -> dict:
 
 
 def mean_and_deviation(values: list) -> tuple[np.ndarray, np.ndarray]:
-    """Over the models; no deviation of a single one."""
+    """Mean and standard deviation over the models; the deviation of a single one is 0."""
     array = np.array(values, dtype=float)
     return array.mean(axis=0), array.std(axis=0, ddof=1) if len(array) > 1 else np.zeros(array.shape[1:])
 
 
-def written(values: list[float], factor: float = 100) -> str:
-    """'12.3 ± 0.4', the deviation only of several models."""
+def formatted(values: list[float], factor: float = 100) -> str:
+    """'12.3 ± 0.4'; of a single model '12.3'."""
     mean, deviation = mean_and_deviation(values)
     return f"{factor * mean:.1f}" + (f" ± {factor * deviation:.1f}" if len(values) > 1 else "")
 
@@ -187,8 +180,8 @@ def print_curves(summaries: list[dict]) -> None:
         print(f"\n{kind.capitalize():24}{'area under curve, %':>22}{'image by image, %':>26}")
         for order in ORDERS:
             of_models = [summary[kind][order] for summary in summaries]
-            better = "" if order == ORDERS[0] else written([row["better"] for row in of_models])
-            print(f"{order:24}{written([row['area'] for row in of_models]):>22}{better:>26}")
+            better = "" if order == ORDERS[0] else formatted([row["better"] for row in of_models])
+            print(f"{order:24}{formatted([row['area'] for row in of_models]):>22}{better:>26}")
     print(f"(image by image: share of images where '{ORDERS[0]}' has the better area)")
 
 
@@ -199,7 +192,7 @@ def print_corrections(results: list[dict]) -> None:
     for name in ("strongest first", "random"):
         rows = [result[name] for result in results if name in result]
         if rows:
-            print(f"{name:24}" + "".join(f"{written([row[count] for row in rows]):>16}" for count in CORRECTIONS))
+            print(f"{name:24}" + "".join(f"{formatted([row[count] for row in rows]):>16}" for count in CORRECTIONS))
 
 
 def print_pointing(name: str, results: list[dict]) -> None:
@@ -207,12 +200,12 @@ def print_pointing(name: str, results: list[dict]) -> None:
     columns = list(results[0]["all"])
     print(f"\nPointing at the {name:8}" + "".join(f"{column:>16}" for column in columns))
     for group in results[0]:
-        cells = [written([result[group][column] for result in results]) for column in columns[1:]]
+        cells = [formatted([result[group][column] for result in results]) for column in columns[1:]]
         print(f"{group:24}{results[0][group]['pairs']:>16}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def draw_curves(summaries: list[dict]) -> Figure:
-    """The mean curves over the models, and their deviation."""
+    """The mean curves over the models, and their standard deviation."""
     curves = {
         kind: {order: mean_and_deviation([summary[kind][order]["curve"] for summary in summaries]) for order in ORDERS}
         for kind in KINDS
@@ -223,7 +216,9 @@ def draw_curves(summaries: list[dict]) -> Figure:
 def main() -> None:
     """Load, measure model after model, report."""
     arguments = parse_arguments()
-    require_writable(arguments.figure, arguments.json)
+    for path, formats in ((arguments.figure, FORMATS), (arguments.json, (".json",))):
+        if path is not None:
+            require_writable(path, formats)  # before anything is measured
     datasets.disable_progress_bars()
     data = data_options(arguments)
     splits, table = load(**data)

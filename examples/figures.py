@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from dedn_hf.data import load
 from dedn_hf.data.tasks import test_task
-from dedn_hf.explain.explainer import attribute_evidence, image_seen, region_maps_of, telling_attributes
+from dedn_hf.explain.explainer import attribute_evidence, region_maps_of, strongest_attributes, unnormalized
 from dedn_hf.explain.figures import figure_heat_maps
 from dedn_hf.explain.names import spoken, spoken_class
 from dedn_hf.explain.report import shortened
@@ -63,12 +63,12 @@ def draw_heat_maps(model: DEDNForZeroShot, images: datasets.Dataset, count: int)
     evidence, maps = attribute_evidence(model, pixel_values, predicted), region_maps_of(model, pixel_values)
     titles, attributes, chosen_maps = [], [], []
     for i, (label, true) in enumerate(zip(predicted.tolist(), images["label"], strict=True)):
-        shown = telling_attributes(evidence[i].numpy(), model.class_attributes[label].numpy(), count)
+        shown = strongest_attributes(evidence[i].numpy(), model.class_attributes[label].numpy(), count)
         title, taken = (spoken_class(names[k]) for k in (true, label))
         titles.append(fill(title if label == true else f"{title}, taken for {taken}", 24))
         attributes.append([fill(shortened(spoken(model.config.attribute_names[a]), 40), 22) for a in shown])
         chosen_maps.append(maps[i, :, shown].numpy())
-    seen = [image_seen(model, pixels) for pixels in pixel_values]
+    seen = [unnormalized(model, pixels) for pixels in pixel_values]
     return figure_heat_maps(seen, titles, attributes, chosen_maps, model.config.experts)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.data import load
 from dedn_hf.data.creatures import Creature, draw
-from dedn_hf.explain.explainer import attribute_evidence, image_seen, region_maps_of, telling_attributes
+from dedn_hf.explain.explainer import attribute_evidence, region_maps_of, strongest_attributes, unnormalized
 from dedn_hf.explain.figures import figure_explaining
 from dedn_hf.training.experiment import RUN_FILE, Experiment, run
 from dedn_hf.training.settings import TrainingSettings, read_preset
@@ -105,10 +105,10 @@ def draw_explanation(model: DEDNForZeroShot, picture: Image.Image, path: Path) -
     pixel_values = model.image_processor()(images=picture, return_tensors="pt")["pixel_values"]
     scores, labels = probabilities(model, [picture])[0].topk(3)
     evidence = attribute_evidence(model, pixel_values, labels[:1])[0]
-    shown = telling_attributes(evidence, model.class_attributes[labels[0]], count=4)
+    shown = strongest_attributes(evidence, model.class_attributes[labels[0]], count=4)
     names = [model.config.id2label[label] for label in labels.tolist()]
     figure = figure_explaining(
-        image_seen(model, pixel_values[0]),
+        unnormalized(model, pixel_values[0]),
         names,
         scores.tolist(),
         [model.config.attribute_names[a] for a in shown],

@@ -19,11 +19,10 @@ from transformers import CLIPImageProcessor, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .attention import Expert, Experts, TensorCache
 from .attribute_table import AttributeTable, group_attributes
 from .backbone import Backbone, create_body, offloaded_weights_loaded, preprocessing_of, size_arguments
 from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
-from .losses import loss_terms, require_labels, seen_bias_vector, total_loss
+from .experts import Expert, Experts, TensorCache, loss_terms, require_labels, seen_bias_vector, total_loss
 from .saving import HUB_ARGUMENTS, push_model, replaced_model, require_config, write_card_and_requirements
 
 if TYPE_CHECKING:
@@ -221,6 +220,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         """
         # transformers copies the files of these along, because this one imports them.
         from .handler import EndpointHandler  # noqa: F401
+        from .images import read_image  # noqa: F401
 
         folder, hub = Path(save_directory), {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         self.config.custom_pipelines = CUSTOM_PIPELINES

@@ -10,13 +10,12 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch.utils.data import Dataset, IterableDataset
@@ -27,6 +26,7 @@ from transformers.utils import cached_file
 
 from .attribute_table import AttributeTable, near_names
 from .configuration_dedn import CUSTOM_PIPELINES
+from .images import read_image, upright_rgb
 from .saving import whole_file
 
 MANY_CLASSES = 16384  # beyond, the best are found without a score for every class
@@ -333,10 +333,8 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
         if isinstance(image, str) and not image.startswith(("http://", "https://")):
             image = _bytes_of(image, shown)
         if isinstance(image, bytes | bytearray):
-            image = Image.open(BytesIO(image))
-        if isinstance(image, Image.Image):
-            image = eight_bit(ImageOps.exif_transpose(image))
-        return load_image(image, timeout=timeout)
+            return read_image(bytes(image))
+        return upright_rgb(image if isinstance(image, Image.Image) else load_image(image, timeout=timeout))
     except UnidentifiedImageError:
         raise ValueError(f"{shown} is not an image. Give a JPEG, PNG or WebP file.") from None
     except TypeError:
@@ -347,13 +345,6 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
         if not isinstance(image, str):
             raise
         raise ValueError(f"{shown} cannot be fetched: {error}.") from error
-
-
-def eight_bit(image: Image.Image) -> Image.Image:
-    """A grey image of 16 bits in 8, which PIL's conversion to RGB would make white; any other image as it is."""
-    if not image.mode.startswith("I;16"):
-        return image
-    return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255 == 257
 
 
 def _bytes_of(text: str, shown: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Two processes of one training want a folder, which is free at first and then is not; for test_output_folder.py."""
+"""Two processes of one training use a folder that is free, then one that is taken. test_output_folder.py runs it."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from tests.forked import in_processes
 
 
 def claim(accelerator: Accelerator, folder: Path) -> None:
-    """Write down what each process saw of the lock, and how it was refused."""
+    """Save whether each process saw the lock file, and the message with which a taken folder was refused."""
     found, take = {"seen": []}, output_folder.locked
 
     def take_slowly(wanted: Path):
@@ -38,7 +38,7 @@ def claim(accelerator: Accelerator, folder: Path) -> None:
 
 
 def refused(accelerator: Accelerator, folder: Path) -> str:
-    """What another training that has the folder makes this one say."""
+    """The error message of a training whose folder another training uses."""
     accelerator.wait_for_everyone()
     with pytest.raises(BlockingIOError) as refusal, sole_use(folder, accelerator):
         pass

@@ -1,4 +1,4 @@
-"""What every test needs before the libraries are imported: no network, no display, few threads."""
+"""Settings that must be made before the libraries are imported: no network, no display, few threads."""
 
 import os
 import signal
@@ -10,13 +10,13 @@ for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# The tensors in tests are small, and the other processors have files of tests of their own: see `make test`.
+# The tensors in tests are small, and `make test` gives the other processors test files of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
 def accelerator():
-    """One on the CPU, that leaves nothing of itself to the next test."""
+    """An Accelerator on the CPU. Its global state is reset before and after the test."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
 
@@ -29,7 +29,7 @@ def accelerator():
 
 @pytest.fixture
 def heeding_ctrl_c():
-    """Python's own answer to Ctrl-C, also where the tests run in the background of a shell, which ignores it."""
+    """Python's own handler of Ctrl-C, because a process in the background of a shell ignores Ctrl-C."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

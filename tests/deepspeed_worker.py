@@ -1,4 +1,4 @@
-"""Trains with DeepSpeed on two processes, and without on one; run by test_deepspeed.py."""
+"""Trains with DeepSpeed on two processes, and without it on one. test_deepspeed.py runs it."""
 
 import os
 import sys
@@ -17,14 +17,14 @@ from tests.resuming_worker import on_images
 
 FILE = Path(__file__).parents[1] / "examples" / "configs" / "accelerate" / "deepspeed.yaml"
 RUNS = {
-    "accumulated": distributed_worker.on_images,  # with clipping, and the loss term that is no mean
+    "accumulated": distributed_worker.on_images,  # with clipping, and self-calibration
     "saved": distributed_worker.RUNS["augmented"],
     "stopped": on_images,
 }
 
 
 def share(accelerator: Accelerator) -> None:
-    """Use DeepSpeed from now on as deepspeed.yaml says. Accelerate itself does so on GPUs only."""
+    """Use DeepSpeed from now on as deepspeed.yaml says. Accelerate itself does this on GPUs only."""
     sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # gloo is enough; compiling it takes minutes
     deepspeed.init_distributed("gloo")
     plugin = DeepSpeedPlugin(**yaml.safe_load(FILE.read_text())["deepspeed_config"])
@@ -35,14 +35,14 @@ def share(accelerator: Accelerator) -> None:
 
 
 def alone(accelerator: Accelerator, folder: Path) -> None:
-    """What to compare with."""
+    """On one process, for comparison: train without DeepSpeed."""
     for name, train in RUNS.items():
         finished(train, accelerator, folder / "whole" / name)
         accelerator.free_memory()
 
 
 def together(accelerator: Accelerator, folder: Path) -> None:
-    """The same with DeepSpeed, of which one is stopped and continued."""
+    """On two processes: train with DeepSpeed; one of the trainings is stopped and continued."""
     share(accelerator)
     stopped(on_images, accelerator, folder / "shared" / "stopped")
     for name, train in RUNS.items():

@@ -1,4 +1,4 @@
-"""Trains and evaluates on one or several processes, and writes down the numbers; run by test_distributed.py."""
+"""Trains and evaluates on one or several processes, and saves the numbers. test_distributed.py runs it."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ FSDP_FILE = Path(__file__).parents[1] / "examples" / "configs" / "accelerate" / 
 
 
 def randomise_keys(model: torch.nn.Module) -> torch.nn.Module:
-    """Keys start at 0, where attention hides the input."""
+    """Give the keys random values in place of 0, at which the attention does not depend on the input."""
     for name, parameter in model.experts.named_parameters():
         if name.endswith("_key"):
             torch.nn.init.normal_(parameter)
@@ -32,7 +32,7 @@ def randomise_keys(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def evaluated(accelerator: Accelerator, batch_size: int) -> dict:
-    """Scores, logits and labels of the 13 images of a tiny task, on this number of processes."""
+    """Scores, logits and labels of the 13 images of a tiny task, evaluated on all processes."""
     task, inputs = feature_task()
     model = randomise_keys(feature_model()).to(accelerator.device)
     scores, logits, labels = evaluate(model, inputs, task.table.seen, accelerator, batch_size=batch_size)
@@ -40,7 +40,7 @@ def evaluated(accelerator: Accelerator, batch_size: int) -> dict:
 
 
 def on_features(accelerator: Accelerator, folder: Path, **changes) -> tuple[dict, list]:
-    """Weights and losses after two epochs in float32, with the loss term that is no mean over images."""
+    """Weights and losses after two epochs in float32, with self-calibration, which is not a mean over images."""
     task, inputs = feature_task()
     model = randomise_keys(feature_model(calibration_weight=1.0))
     settings = TrainingSettings(epochs=2, learning_rate=1e-3, **changes)
@@ -49,7 +49,7 @@ def on_features(accelerator: Accelerator, folder: Path, **changes) -> tuple[dict
 
 
 def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
-    """The same on images, decoded in every epoch, with the backbone, its batch statistics kept."""
+    """The same on images that are decoded in every epoch, with the backbone but fixed batch statistics."""
     splits, table = load_tiny()
     task = test_task(splits, table)
     torch.manual_seed(0)
@@ -60,7 +60,7 @@ def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
 
 
 def whole_run(accelerator: Accelerator, folder: Path, cached: bool = False, **changes) -> tuple[dict, list]:
-    """A whole run with random crops; the weights are those that it saved."""
+    """Saved weights and losses of a whole run with random crops."""
     settings = TrainingSettings(**changes, augmentation="crop", select_on="last")
     experiment = Experiment(
         load_tiny, lambda table: randomise_keys(image_model(table)), folder / "cache" if cached else None
@@ -82,7 +82,7 @@ SHARDED = ("images", "augmented")
 
 
 def recorded(train: Callable[[], tuple], steps: list[torch.Tensor]) -> tuple:
-    """What `train` gives; `steps` then holds all trained weights as one vector, at first and after each step."""
+    """What `train` gives. `steps` gets all trained weights as one vector, before the first and after each step."""
     build = training.build_optimizer
 
     def build_and_watch(*arguments):
@@ -118,7 +118,7 @@ def shard(accelerator: Accelerator) -> None:
 
 
 def train_sharded(accelerator: Accelerator, folder: Path) -> dict[str, list]:
-    """The losses of some of the runs again, with sharded models; `folder` then holds their weights, too."""
+    """Repeat some of the runs with sharded models: gives their losses, and saves their weights in `folder`."""
     shard(accelerator)
     losses = {}
     for name in SHARDED:
@@ -131,7 +131,7 @@ def train_sharded(accelerator: Accelerator, folder: Path) -> dict[str, list]:
 
 
 def main(folder: Path) -> None:
-    """Everything, written by the main process."""
+    """Train and evaluate; the main process saves the results."""
     accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
     if accelerator.num_processes > 1:
         assert accelerator.distributed_type == DistributedType.MULTI_CPU, accelerator.distributed_type

@@ -1,4 +1,4 @@
-"""Tiny stand-ins for real image folders."""
+"""Writes tiny image folders and class tables that look like real ones."""
 
 import io
 from pathlib import Path
@@ -32,7 +32,7 @@ def classes_of(name: str, train: int = 2, val: int = 1, unseen: int = 1) -> list
 
 
 def write_benchmark(parent: Path, name: str, classes: list[str], images_per_split: int = 8) -> Path:
-    """The official layout under `parent`, with a few listed images of each class and split; gives the image folder."""
+    """Write a few listed images of each class and split in the official layout; returns the image folder."""
     names, root, written = attribute_table(name).class_names, parent / LAYOUTS[name], {}
     for seed, image in enumerate(image_list(name)):
         key = (names[image.label], image.split)
@@ -44,7 +44,7 @@ def write_benchmark(parent: Path, name: str, classes: list[str], images_per_spli
 
 
 def write_folder(root: Path, counts: dict[str, int]) -> Path:
-    """Class folders with so many JPEGs each."""
+    """Write class folders with `counts` JPEGs each; returns `root`."""
     for class_name, count in counts.items():
         (root / class_name).mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -53,7 +53,7 @@ def write_folder(root: Path, counts: dict[str, int]) -> Path:
 
 
 def write_csv(path: Path, roles: dict[str, str]) -> Path:
-    """A class table of three attributes in two groups."""
+    """Write a class table of three attributes in two groups; returns `path`."""
     rows = ["class,role,striped,spotted,tall", "#group,,coat,coat,size"]
     rows += [f"{name},{role},{i % 2},{(i + 1) % 2},{i}" for i, (name, role) in enumerate(roles.items())]
     path.write_text("\n".join(rows) + "\n")

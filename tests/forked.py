@@ -1,4 +1,4 @@
-"""Trainings on several processes that are forked from one, which imports everything once; stopped and watched."""
+"""Runs, stops and watches trainings on processes that are forked from one, so that imports are done only once."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from torch.multiprocessing import start_processes
 
 from dedn_hf.training.loop import Training
 
-STOP_AT = 7  # With 4 steps an epoch this is where two processes ask each other for the eighth time: epoch 2, step 3
+STOP_AT = 7  # at 4 steps an epoch: epoch 2, step 3, where two processes ask each other for the eighth time
 
 
 def run_worker(module: str, folder: Path) -> None:
-    """Run a worker as a program of its own: it must not have computed anything before it forks."""
+    """Run a worker as a program of its own, because it must not have computed anything before it forks."""
     root = Path(__file__).parents[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [sys.executable, "-m", module, str(folder)]
@@ -29,9 +29,9 @@ def run_worker(module: str, folder: Path) -> None:
 
 
 def in_processes(count: int, act: Callable, *arguments: object) -> None:
-    """Call `act(accelerator, *arguments)` in so many processes, and wait. The caller must not have computed anything.
+    """Call `act(accelerator, *arguments)` in `count` processes and wait. The caller must not have computed anything.
 
-    One process has a group too, where it can share a model with itself, but Accelerate does not know of it.
+    A single process also gets a process group, so that it can shard a model. Accelerate does not know of this group.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,7 +53,7 @@ def _process(rank: int, count: int, address: str, act: Callable, arguments: tupl
 
 @contextmanager
 def watched(look: Callable[[Training], None]) -> Iterator[None]:
-    """Call `look` before each epoch's first step and after every step of the trainings within."""
+    """Within this context, call `look` before the first step of each epoch and after every step of a training."""
     original = Training.steps
 
     def steps(self, *arguments) -> Iterator[None]:
@@ -70,7 +70,7 @@ def watched(look: Callable[[Training], None]) -> Iterator[None]:
 
 
 def stopped(train: Callable, accelerator: Accelerator, folder: Path) -> None:
-    """Train until the last process gets SIGTERM; `folder` then holds a checkpoint."""
+    """Train until the last process gets SIGTERM. `folder` then has a checkpoint."""
 
     def stop(running: Training) -> None:
         if running.scheduler.last_epoch == STOP_AT and accelerator.is_last_process:
@@ -85,10 +85,10 @@ def stopped(train: Callable, accelerator: Accelerator, folder: Path) -> None:
 
 
 def finished(train: Callable, accelerator: Accelerator, folder: Path) -> None:
-    """Train with the checkpoint in `folder`, and write what came of it to the file result.pt there.
+    """Continue from the checkpoint in `folder`, and save the result in result.pt there.
 
-    That is 'steps', all trained weights as one vector before and after each step that was made here, by its number;
-    and the 'weights' at the end and the 'losses' that `train` gives.
+    'steps' maps step number -> all trained weights as one vector, before the first and after each step done here.
+    'weights' are those at the end, and 'losses' those that `train` gives.
     """
     steps = {}
 

@@ -10,7 +10,7 @@ from dedn_hf import DEDNConfig, DEDNForZeroShot
 
 
 def load(path: str | Path) -> tuple[DEDNForZeroShot, dict[str, torch.Tensor], dict]:
-    """Read `X.safetensors` and `X.json` (give either, or `X`) into a model with those parameters.
+    """Build a model with the parameters in `X.safetensors` and `X.json`; `path` is either of them, or `X`.
 
     Returns:
         The model (no backbone, float32, training mode), all tensors of the file, and the settings and losses.
@@ -38,7 +38,7 @@ def _config(tensors: dict[str, torch.Tensor], meta: dict) -> DEDNConfig:
         calibration_weight=meta["calibration_weight"],
         distillation_weight=meta["distillation_weight"],
         alignment_weight=meta["alignment_weight"],
-        margin=meta["margin"] + 1,  # the published code states what remains of delta after the seen bias of 1
+        margin=meta["margin"] + 1,  # the published code gives delta minus the seen bias of 1
     )
 
 
@@ -48,7 +48,7 @@ def _state_dict(model: DEDNForZeroShot, tensors: dict[str, torch.Tensor]) -> dic
     state["class_attributes"] = tensors["class_attributes"].float()
     state["seen"] = torch.zeros(num_classes, dtype=torch.bool).index_fill_(0, tensors["seen_classes"], True)
     group = tensors["attribute_group"]
-    # The fine expert's matrices are stacked by group, in order of the groups' first appearance.
+    # The fine expert's matrices are stacked by group, in the order in which groups first appear.
     for key in [key for key in tensors if key.startswith("coarse.")]:
         name = key.removeprefix("coarse.")
         ids = list(dict.fromkeys(group.tolist()))

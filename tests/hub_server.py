@@ -1,11 +1,11 @@
-"""A small server on loopback that speaks as much of the Hugging Face Hub's protocol as publishing and loading need.
+"""A small local server with the part of the Hugging Face Hub's protocol that publishing and loading need.
 
     with HubServer({"hf_of_ada": "ada"}) as hub:
         ...                                   # HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET=1
         hub.repos["model", "ada/bird"].files()  # path -> bytes at the head of main
 
-Repositories live in memory: commits with whole trees, branches, and large files by SHA-256 as in Git LFS. It offers no
-Xet storage; the client has to be told so. `hub.requests` lists what it was asked, and `hub.go_wrong` spoils answers.
+Repositories are in memory: commits with whole trees, branches, and large files by SHA-256 as in Git LFS. There is no
+Xet storage, so the client has to disable it. `hub.requests` lists all requests, and `hub.go_wrong` makes some fail.
 """
 
 import base64
@@ -24,14 +24,14 @@ REPO = r"(?P<type>model|dataset)s/(?P<repo_id>[^/]+/[^/]+)"
 
 
 class File(NamedTuple):
-    """Content of a file and whether it is kept as an LFS file."""
+    """Content of a file, and whether it is stored as an LFS file."""
 
     data: bytes
     large: bool
 
     @property
     def oid(self) -> str:
-        """Git's hash of it, or SHA-256 for an LFS file: what the client compares its own files with."""
+        """Git's hash of the file, or SHA-256 for an LFS file. The client compares its own files with it."""
         if self.large:
             return hashlib.sha256(self.data).hexdigest()
         return hashlib.sha1(b"blob %d\0" % len(self.data) + self.data).hexdigest()
@@ -45,7 +45,7 @@ class Commit(NamedTuple):
 
 @dataclass
 class Repo:
-    """A repository; it begins with one commit, as on the Hub."""
+    """A repository. It begins with one commit, as on the Hub."""
 
     private: bool
     commits: list[Commit] = field(default_factory=list)
@@ -61,25 +61,25 @@ class Repo:
         return sha
 
     def at(self, revision: str) -> Commit | None:
-        """The commit that a branch or a SHA names."""
+        """The commit of a branch or a SHA; None if there is none."""
         sha = self.branches.get(revision, revision)
         return next((commit for commit in self.commits if commit.sha == sha), None)
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        """Path -> content of everything that was published."""
+        """Path -> content of all published files."""
         tree = self.at(revision).tree
         return {path: file.data for path, file in sorted(tree.items()) if path != ".gitattributes"}
 
 
 class Refusal(Exception):
-    """An answer that is an error, in the form that the client knows."""
+    """An error answer, in the form that the client expects."""
 
     def __init__(self, status: int, message: str, code: str = "", **body: str) -> None:
         self.status, self.message, self.code, self.body = status, message, code, body
 
 
 class HubServer:
-    """The server; a context manager.
+    """The server, as a context manager.
 
     Args:
         users: token -> user name.
@@ -105,15 +105,15 @@ class HubServer:
         self.server.server_close()
 
     def go_wrong(self, pattern: str, times: int = 1, how: str = "hang up") -> None:
-        """Do not answer the next `times` requests that match, such as 'PUT /lfs/' or 'POST .*/commit/', as one should.
+        """Make the next `times` requests that match a pattern fail, such as 'PUT /lfs/' or 'POST .*/commit/'.
 
         Args:
-            how: 'hang up' in the middle of the request, do it and 'lose the answer', or answer with a status: '503'.
+            how: 'hang up' in the middle of the request, 'lose the answer' after doing it, or answer with status '503'.
         """
         self.faults += [(pattern, how)] * times
 
     def fault(self, request: str) -> str | None:
-        """What is to go wrong with this request."""
+        """How this request has to fail, or None."""
         for fault in self.faults:
             if re.match(fault[0], request):
                 self.faults.remove(fault)
@@ -121,7 +121,7 @@ class HubServer:
         return None
 
     def sent(self, pattern: str) -> list[str]:
-        """The requests so far that match."""
+        """All requests so far that match the pattern."""
         return [request for request in self.requests if re.match(pattern, request)]
 
 
@@ -129,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         self.hub, address = self.server.hub, urlsplit(self.path)
@@ -160,7 +160,7 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_GET
 
     def answer(self, content: bytes | dict | list, status: int = 200, **headers: str) -> None:
-        """Send bytes, or anything else as JSON; names of headers may have '_' for '-'."""
+        """Send bytes, or anything else as JSON. A '_' in the name of a header is sent as '-'."""
         if not isinstance(content, bytes):
             content, headers["Content-Type"] = json.dumps(content).encode(), "application/json"
         self.send_response(status)
@@ -232,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({})
 
     def tree(self, type: str, repo_id: str, revision: str, path: str | None) -> None:
-        """Files (and folders) directly in a folder, or with ?recursive=true in all that it holds."""
+        """The files and folders in a folder; with ?recursive=true, also those in its subfolders."""
         tree, prefix = self.revision(self.readable(type, repo_id), revision).tree, f"{path}/" if path else ""
         inside = {name.removeprefix(prefix): file for name, file in tree.items() if name.startswith(prefix)}
         if path and not inside:
@@ -261,7 +261,7 @@ class Handler(BaseHTTPRequestHandler):
         ]})  # fmt: skip
 
     def batch(self, kind: str | None, repo_id: str) -> None:
-        """Where to send each LFS file; no action for those that are there already."""
+        """Where to send each LFS file; no action for files that are already stored."""
         self.writable("dataset" if kind else "model", repo_id)
         objects = json.loads(self.body)["objects"]
         for wanted in objects:
@@ -283,7 +283,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({})
 
     def commit(self, type: str, repo_id: str, revision: str) -> None:
-        """One JSON object a line: a header, then files, LFS files that have been sent before, deletions."""
+        """One JSON object per line: a header, then files, LFS files that were sent before, and deletions."""
         repo = self.writable(type, repo_id)
         tree, title = dict(self.revision(repo, revision).tree), ""
         for line in self.body.splitlines():
@@ -304,7 +304,7 @@ class Handler(BaseHTTPRequestHandler):
     # Downloads --------------------------------------------------------------------------------------------------
 
     def resolve(self, kind: str | None, repo_id: str, revision: str, path: str) -> None:
-        """A file, or for an LFS file where it lies: on another host, which gets no token, as on the Hub."""
+        """A file, or the address of an LFS file. It is on another host, which gets no token, as on the Hub."""
         commit = self.revision(self.readable("dataset" if kind else "model", repo_id), revision)
         if path not in commit.tree:
             raise Refusal(404, f"No file {path}", "EntryNotFound")
@@ -322,7 +322,7 @@ class Handler(BaseHTTPRequestHandler):
         self.content(self.hub.blobs[oid], ETag=f'"{oid}"')
 
     def content(self, data: bytes, **headers: str) -> None:
-        """All of it, or the range that was asked for."""
+        """The whole file, or the requested range."""
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted:
             start, end = int(wanted[1]), min(int(wanted[2] or len(data)), len(data) - 1)
@@ -332,7 +332,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def entry(path: str, file: File) -> dict:
-    """A file as listings show it."""
+    """A file, as it stands in a listing."""
     shown = {"type": "file", "path": path, "size": len(file.data), "oid": file.oid}
     return {**shown, "lfs": {"oid": file.oid, "size": len(file.data), "pointerSize": 130}} if file.large else shown
 

@@ -1,6 +1,6 @@
-"""What test_unbreakable.py kills: each operation is a function of a folder, run in a process of its own.
+"""The operations that test_unbreakable.py kills. Each is a function of a folder and runs in a process of its own.
 
-The processes are forked from one that has imported everything, so that each starts within milliseconds.
+The processes are forked from one that has imported everything, so each starts within milliseconds.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ IMAGES = [(label, number) for label in range(7) for number in range(3)]
 
 
 def perform(operation: str, folder: Path, kill_at: int, log: Path, *arguments: str) -> None:
-    """Do it in `folder`, or be killed just before change number `kill_at` of a file there (0: never)."""
+    """Run an operation in `folder`, killed just before file change number `kill_at` there (0: never)."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -43,7 +43,7 @@ def perform(operation: str, folder: Path, kill_at: int, log: Path, *arguments: s
 
 
 def count_changes(folder: Path, kill_at: int, counter: Path) -> None:
-    """Count what changes files below `folder`, in `counter`, and stop this process before change `kill_at`."""
+    """Count changes of files below `folder` in the file `counter`, and kill this process before change `kill_at`."""
     count, fsync = 0, os.fsync
     written = os.open(counter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
@@ -78,34 +78,34 @@ def count_changes(folder: Path, kill_at: int, counter: Path) -> None:
 
 
 def prepare_data(folder: Path) -> None:
-    """A new data set in place of the one that is there."""
+    """Prepare a data set again, in place of the existing one."""
     prepare("folder", folder / "out", folder / "zoo", csv=folder / "zoo.csv")
 
 
 def backbone() -> DEDNForZeroShot:
-    """The model whose features are extracted, the same every time."""
+    """The model whose features are extracted. It is the same every time."""
     torch.manual_seed(0)
     return image_model(image_size=32)
 
 
 def extract(folder: Path) -> None:
-    """A feature cache of 21 images, in 11 batches."""
+    """Build a feature cache of 21 images, in 11 batches."""
     features.RECORD_EVERY = 2
     FeatureCache.open_or_build(folder / "cache", backbone(), image_data(IMAGES), batch_size=2, progress=False)
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of its bits."""
+    """SHA-256 of the tensor's bytes."""
     return hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def digests(model: torch.nn.Module) -> dict[str, str]:
-    """Name -> SHA-256 of all its weights."""
+    """Name -> SHA-256 of each of the model's weights."""
     return {name: digest(tensor) for name, tensor in model.state_dict().items()}
 
 
 def train(folder: Path) -> None:
-    """A whole run that saves the best epoch; the picture of the card is left blank, because it takes long."""
+    """Do a whole run that saves the best epoch. The picture of the card is left blank, because drawing takes long."""
     save_model = experiment_module.save_model
 
     def save_and_tell(model: torch.nn.Module, *arguments: object) -> None:
@@ -128,7 +128,7 @@ MODELS = {
 
 
 def save(folder: Path, kind: str) -> None:
-    """A model of one weights file or of several, in place of the one that is there."""
+    """Save a model in one weights file or in several, in place of the existing one."""
     options, config = MODELS[kind]
     model = feature_model(**config)
     with torch.no_grad():
@@ -138,7 +138,7 @@ def save(folder: Path, kind: str) -> None:
 
 
 def push(folder: Path, url: str) -> None:
-    """The saved model to a Hub at this address."""
+    """Push the saved model to a Hub at this address."""
     constants = huggingface_hub.constants
     constants.ENDPOINT, constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = url, False, True
     os.environ["HF_TOKEN"] = TOKEN

@@ -1,4 +1,4 @@
-"""Stops trainings within an epoch and goes on with them on another number of processes; run by test_resuming.py."""
+"""Stops trainings within an epoch and continues them on another number of processes. test_resuming.py runs it."""
 
 import sys
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.tiny_runs import feature_model, feature_task, image_model, load_tiny
 
 
 def on_features(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
-    """Weights and losses of a training on cached features, with what else a checkpoint must hold."""
+    """Weights and losses of a training on cached features, with everything else that a checkpoint must hold."""
     task, inputs = feature_task()
     model = randomise_keys(feature_model(calibration_weight=1.0))
     settings = TrainingSettings(
@@ -28,7 +28,7 @@ def on_features(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
 
 
 def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
-    """The same of one on augmented images, with the backbone."""
+    """Weights and losses of a training on augmented images, with the backbone."""
     task = test_task(*load_tiny())
     torch.manual_seed(0)
     model = randomise_keys(image_model())
@@ -38,7 +38,7 @@ def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
 
 
 def each_kind(accelerator: Accelerator, act: Callable[[str, Callable], None]) -> None:
-    """Call `act` with a training on features, one on images, and one of a sharded model."""
+    """Call `act` with a training on features, one on images, and one with a sharded model."""
     act("features", on_features)
     accelerator.free_memory()
     act("images", on_images)
@@ -48,7 +48,7 @@ def each_kind(accelerator: Accelerator, act: Callable[[str, Callable], None]) ->
 
 
 def alone_at_first(accelerator: Accelerator, folder: Path) -> None:
-    """Train uninterrupted, for comparison, and once more until it is stopped."""
+    """On one process: train without a stop, for comparison, and again until the training is stopped."""
 
     def act(name: str, train: Callable) -> None:
         finished(train, accelerator, folder / "whole" / name)
@@ -58,7 +58,7 @@ def alone_at_first(accelerator: Accelerator, folder: Path) -> None:
 
 
 def together(accelerator: Accelerator, folder: Path) -> None:
-    """Go on with what one process began, and begin something for it."""
+    """On two processes: continue what one process began, and begin what one process will continue."""
 
     def act(name: str, train: Callable) -> None:
         finished(train, accelerator, folder / "1 to 2" / name)
@@ -68,7 +68,7 @@ def together(accelerator: Accelerator, folder: Path) -> None:
 
 
 def alone_again(accelerator: Accelerator, folder: Path) -> None:
-    """Go on with what two processes began."""
+    """On one process: continue what two processes began."""
     each_kind(accelerator, lambda name, train: finished(train, accelerator, folder / "2 to 1" / name))
 
 

@@ -1,4 +1,4 @@
-"""Trains on two processes, of which one gets a signal; run by test_stopping.py."""
+"""Trains on two processes, one of which gets a signal. test_stopping.py runs it."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from tests.tiny_runs import feature_model, feature_task
 
 
 def trained(accelerator: Accelerator, folder: Path, signal_at: int = 0) -> dict[str, torch.Tensor] | int:
-    """Weights at the end, or the code that the training left with. The second process gets SIGTERM at a step."""
+    """Final weights, or the exit code if training stops. The second process gets SIGTERM at step `signal_at`."""
     build, steps = training.build_optimizer, []
 
     def watched(*arguments):
@@ -42,7 +42,7 @@ def trained(accelerator: Accelerator, folder: Path, signal_at: int = 0) -> dict[
 
 
 def main(folder: Path) -> None:
-    """Train without and with an interruption; the main process writes down what it found."""
+    """Train without and with an interruption; the main process saves what it found."""
     accelerator = Accelerator(cpu=True)
     whole = trained(accelerator, folder / "whole")
     code = trained(accelerator, folder / "cut", signal_at=22)

@@ -6,7 +6,7 @@ from dedn_hf import AttributeTable
 
 
 def small_table(classes: int = 6, attributes: int = 8, unseen: int = 2, embedding_size: int = 5) -> AttributeTable:
-    """Random values from a fixed seed; the last `unseen` classes are unseen; two groups."""
+    """A table of random values from a fixed seed. It has two groups, and its last `unseen` classes are unseen."""
     rng = np.random.default_rng(0)
     return AttributeTable(
         [f"class {i}" for i in range(classes)],

@@ -99,7 +99,8 @@ def test_the_wheel_holds_every_source_and_metadata_file(wheel):
         for path in (ROOT / "dedn_hf" / "data" / "metadata").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    assert modeling | around | metadata | {"dedn_hf/model_cards/template.md"} <= names
+    templates = {"dedn_hf/model_cards/template.md", "dedn_hf/explain/page.html"}
+    assert modeling | around | metadata | templates <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "modeling/", "model_cards/")) for name in names)
     assert not any("cub50" in name for name in names)  # of the cards, only the template is installed

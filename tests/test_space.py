@@ -53,35 +53,35 @@ def model() -> DEDNForZeroShot:
 
 
 @pytest.fixture(scope="module")
-def reading(model):
-    return scoring.read(model, photo())
+def photo_scores(model):
+    return scoring.score_photo(model, photo())
 
 
 # What it computes ----------------------------------------------------------------------------------------------------
 
 
-def test_the_logits_are_the_models_own(model, reading):
+def test_the_logits_are_the_models_own(model, photo_scores):
     pixel_values = model.image_processor()(images=photo(), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = model(pixel_values).logits[0]
-    np.testing.assert_allclose(scoring.class_logits(model, reading, model.attribute_table), expected, rtol=1e-5)
+    np.testing.assert_allclose(scoring.class_logits(model, photo_scores, model.attribute_table), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 0), (1, 5), (2, 4)])  # seen and unseen, both unseen, both seen
-def test_contributions_and_bias_sum_to_the_difference_of_the_logits(model, reading, pair):
+def test_contributions_and_bias_sum_to_the_difference_of_the_logits(model, photo_scores, pair):
     table = model.attribute_table
-    logits = scoring.class_logits(model, reading, table)
-    parts, bias = scoring.contributions(model, reading, table, *pair)
+    logits = scoring.class_logits(model, photo_scores, table)
+    parts, bias = scoring.contributions(model, photo_scores, table, *pair)
     assert parts.shape == (table.num_attributes,)
     assert parts.sum() + bias == pytest.approx(logits[pair[0]] - logits[pair[1]], abs=1e-4)
     assert bias == pytest.approx({(0, 1): -2.7, (1, 0): 2.7}.get(pair, 0))  # twice the seen bias of 1, and 0.7
 
 
-def test_a_class_described_as_an_unseen_one_has_its_logit(model, reading):
+def test_a_class_described_as_an_unseen_one_has_its_logit(model, photo_scores):
     table = model.attribute_table
     unseen = table.roles.index("unseen")
     more = scoring.with_class(table, "twin", scoring.describe(table, unseen, {}))
-    logits = scoring.class_logits(model, reading, more)
+    logits = scoring.class_logits(model, photo_scores, more)
     assert len(logits) == len(table) + 1 and logits[-1] == pytest.approx(logits[unseen], abs=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_a_class_that_does_not_do_is_refused_with_a_reason(name, values, message
 def test_the_pipeline_takes_the_description_that_the_page_offers_to_copy(model):
     table = model.attribute_table
     mine = scoring.with_class(table, "mine", scoring.describe(table, scoring.AVERAGE, {"attribute 3": 0.25}))
-    taken = candidate_table(table, json.loads(scoring.for_the_pipeline(mine)))
+    taken = candidate_table(table, json.loads(scoring.candidate_labels(mine)))
     assert taken.class_names == ["mine"] and taken.roles == ["unseen"]
     np.testing.assert_allclose(taken.class_attributes[0], mine.class_attributes[-1], atol=1e-4)
 
@@ -126,18 +126,18 @@ def test_a_slider_goes_from_the_lowest_to_the_highest_value_in_whole_steps(value
     assert scoring.slider_range(table, 0) == pytest.approx(expected)
 
 
-def test_the_first_attribute_to_look_at_was_found_and_speaks_for_the_best_class(model, reading):
+def test_the_first_attribute_to_look_at_was_found_and_speaks_for_the_best_class(model, photo_scores):
     table = model.attribute_table
-    order = scoring.class_logits(model, reading, table).argsort()[::-1]
-    parts, _ = scoring.contributions(model, reading, table, order[0], order[1])
-    found = [a for a in range(table.num_attributes) if reading.attribute_scores[0, a] > 0]
-    assert scoring.strongest_attribute(model, reading, table) == max(found, key=lambda a: parts[a])
+    order = scoring.class_logits(model, photo_scores, table).argsort()[::-1]
+    parts, _ = scoring.contributions(model, photo_scores, table, order[0], order[1])
+    found = [a for a in range(table.num_attributes) if photo_scores.attribute_scores[0, a] > 0]
+    assert scoring.strongest_attribute(model, photo_scores, table) == max(found, key=lambda a: parts[a])
 
 
 def test_a_heat_map_is_orange_where_the_region_map_is_highest_and_grey_where_it_is_not_positive():
     maps = np.full((1, 2, 3, 3), -1.0, np.float32)
     maps[0, 1, 0, 2] = 5
-    white = scoring.Reading(np.ones((30, 30, 3), np.float32), torch.zeros(1, 2), maps)
+    white = scoring.PhotoScores(np.ones((30, 30, 3), np.float32), torch.zeros(1, 2), maps)
     hot = np.asarray(scoring.heat_map(white, 0, 1, size=90)).astype(int)
     assert np.abs(hot[5, 85] - 255 * scoring.VERMILLION).max() < 40
     assert np.ptp(hot[80, 10]) == 0 and hot[80, 10, 0] == round(255 * 0.95)
@@ -176,11 +176,11 @@ def test_the_computing_needs_the_model_folder_and_no_dedn_hf(model, tmp_path):
         sys.path.insert(0, {str(SPACE)!r})
         import scoring
         model = scoring.load_model({str(tmp_path / "model")!r})
-        reading = scoring.read(model, scoring.open_photo({str(SPACE / "examples" / "griffle.png")!r}))
+        photo_scores = scoring.score_photo(model, scoring.open_photo({str(SPACE / "examples" / "griffle.png")!r}))
         table = model.attribute_table
         table = scoring.with_class(table, "mine", scoring.describe(table, scoring.AVERAGE, {{"attribute 3": 1}}))
-        assert scoring.class_logits(model, reading, table).shape == (8,)
-        scoring.heat_map(reading, 1, 3)
+        assert scoring.class_logits(model, photo_scores, table).shape == (8,)
+        scoring.heat_map(photo_scores, 1, 3)
         assert type(model).__module__.startswith("transformers_modules") and "dedn_hf" not in sys.modules
     """
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
@@ -260,29 +260,29 @@ def test_the_example_pictures_are_small():
 
 
 @needs_gradio
-def test_a_new_class_is_placed_refused_or_waits_for_a_photo(model, reading):
+def test_a_new_class_is_placed_refused_or_waits_for_a_photo(model, photo_scores):
     page = importlib.import_module("app").Page(model, "tiny birds")
 
-    def note(reading, name="mine", start=scoring.AVERAGE, chosen=(), settings=None):
-        return page.answer(reading, name, start, list(chosen), settings or {}, -1)[2]
+    def note(photo_scores, name="mine", start=scoring.AVERAGE, chosen=(), settings=None):
+        return page.results(photo_scores, name, start, list(chosen), settings or {}, -1)[2]
 
-    assert "Choose an attribute" in note(reading)
+    assert "Choose an attribute" in note(photo_scores)
     assert "a photo shows its place" in note(None, chosen=["attribute 3"])
-    assert re.search("<b>mine</b>: place [1-8] of 8", note(reading, chosen=["attribute 3"]))
-    assert re.search("<b>mine</b>: place [1-8] of 8", note(reading, start=0))
-    assert 'role="alert"' in note(reading, "bird a", chosen=["attribute 3"])
-    zero = note(reading, start=scoring.NOTHING, chosen=["attribute 3"], settings={"attribute 3": 0})
+    assert re.search("<b>mine</b>: place [1-8] of 8", note(photo_scores, chosen=["attribute 3"]))
+    assert re.search("<b>mine</b>: place [1-8] of 8", note(photo_scores, start=0))
+    assert 'role="alert"' in note(photo_scores, "bird a", chosen=["attribute 3"])
+    zero = note(photo_scores, start=scoring.NOTHING, chosen=["attribute 3"], settings={"attribute 3": 0})
     assert 'role="alert"' in zero and "Every attribute is 0" in zero
 
 
 @needs_gradio
-def test_the_best_class_is_compared_with_the_class_that_was_asked_for(model, reading):
+def test_the_best_class_is_compared_with_the_class_that_was_asked_for(model, photo_scores):
     page = importlib.import_module("app").Page(model, "tiny birds")
-    logits = scoring.class_logits(model, reading, model.attribute_table)
+    logits = scoring.class_logits(model, photo_scores, model.attribute_table)
     best, second, *_, last = (model.config.id2label[k].replace("_", "_<wbr>") for k in logits.argsort()[::-1])
 
     def why(other):
-        return page.answer(reading, "", scoring.AVERAGE, [], {}, other)[1]
+        return page.results(photo_scores, "", scoring.AVERAGE, [], {}, other)[1]
 
     for other in (-1, int(logits.argmax()), 7):  # 7: the new class, which is not described
         assert f"Why {best}, and not {second}?" in why(other)

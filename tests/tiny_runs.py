@@ -1,4 +1,4 @@
-"""Data of a few small images or feature maps in memory, and models that train on it within a second."""
+"""A few small images or feature maps in memory, and models that train on them within a second."""
 
 import io
 from functools import cache
@@ -18,7 +18,7 @@ FEATURE_SHAPE = [6, 2, 2]
 
 
 def tiny_table() -> AttributeTable:
-    """Seven classes, each with one attribute that is its own; roles are mixed."""
+    """Seven classes with mixed roles, each with one attribute of its own."""
     rng = np.random.default_rng(0)
     return AttributeTable(
         [f"bird {letter}" for letter in "abcdefg"],
@@ -31,7 +31,7 @@ def tiny_table() -> AttributeTable:
 
 
 def image_model(table: AttributeTable | None = None, **config) -> DEDNForZeroShot:
-    """A model with a very small, random backbone; the same for the same global seed."""
+    """A model with a very small, random backbone. The same global seed gives the same model."""
     config = {"backbone": "test_resnet", "image_size": 64, "pretrained": False, **config}
     return DEDNForZeroShot.from_timm(table=tiny_table() if table is None else table, **config)
 
@@ -47,7 +47,7 @@ def picture(label: int, number: int) -> bytes:
 
 
 def image_data(rows: list[tuple[int, int]]) -> datasets.Dataset:
-    """Columns image, label and file of (class, number) pairs."""
+    """A data set with the columns image, label and file, from (class, number) pairs."""
     names = tiny_table().class_names
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names), "file": datasets.Value("string")}
     columns = {
@@ -80,12 +80,12 @@ def _splits(validation: bool) -> dict[str, datasets.Dataset]:
 
 
 def load_tiny(validation: bool = False) -> tuple[datasets.DatasetDict, AttributeTable]:
-    """What `dedn_hf.data.load` gives: 20, 5 and 10 images, or 12, 4 and 4 with validation."""
+    """Splits and table, as from `dedn_hf.data.load`: 20, 5 and 10 images, or with validation 12, 4 and 4."""
     return datasets.DatasetDict(_splits(validation)), tiny_table()
 
 
 class FeatureMaps(Dataset):
-    """Batches of feature maps: a pattern of the class, and a little noise."""
+    """Batches of feature maps, each the pattern of its class with a little noise."""
 
     def __init__(self, labels: list[int], seed: int) -> None:
         patterns = torch.randn(len(ROLES), *FEATURE_SHAPE, generator=torch.Generator().manual_seed(0))
@@ -101,13 +101,13 @@ class FeatureMaps(Dataset):
 
 
 def feature_model(**config) -> DEDNForZeroShot:
-    """A model for `feature_task`, the same every time."""
+    """A model for `feature_task`. It is the same every time."""
     torch.manual_seed(0)
     return DEDNForZeroShot.from_timm(None, tiny_table(), feature_shape=FEATURE_SHAPE, **config)
 
 
 def feature_task():
-    """A task of feature maps alone, and its inputs: 24 to train on, 7 of seen and 6 of unseen classes."""
+    """A task that has only feature maps, and its inputs: 24 for training, 7 of seen and 6 of unseen classes."""
     seen = [label for label, role in enumerate(ROLES) if role != "unseen"]
     labels = {"train": (seen * 5)[:24], "seen": (seen * 2)[:7], "unseen": [1, 5] * 3}
     data = {split: FeatureMaps(values, seed) for seed, (split, values) in enumerate(labels.items(), start=1)}

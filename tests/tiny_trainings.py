@@ -1,4 +1,4 @@
-"""Trainings of a few steps, for tests that stop them or let something go wrong."""
+"""Trainings of a few steps, for tests that stop them or make something go wrong."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def settings(**changes) -> TrainingSettings:
 
 
 def fitted(accelerator, folder, **changes) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """Weights and records of a short training, 4 steps an epoch."""
+    """Weights and epoch records of a short training with 4 steps an epoch."""
     model, (task, inputs) = feature_model(feature_dropout=0.2), feature_task()
     history = fit(model, task, inputs, settings(**changes), accelerator, folder)
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}, history.epochs
@@ -33,7 +33,7 @@ def state_of(folder: Path) -> dict:
 
 
 def at_step(monkeypatch, step: int, act) -> None:
-    """Let `act` be called after so many optimizer steps of the next training."""
+    """Call `act` after optimizer step number `step` of the next training."""
     build, done = training.build_optimizer, []
 
     def watched(*arguments):

@@ -12,15 +12,15 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "explain",
         help="say why a saved model takes an image for this class and not for another",
-        description="Takes the difference of two classes' logits apart by attribute, group and expert, and shows "
-        "where both experts looked. Code that lies beside the weights is not run.",
+        description="Splits the difference of two classes' logits by attribute, group and expert, and shows where "
+        "both experts looked. Code in the model's folder is not run.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a saved model")
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain (default: the best one)")
     parser.add_argument("--against", metavar="NAME", help="class to compare it with (default: the best of the others)")
     parser.add_argument(
-        "--attribute", dest="attributes", action="append", metavar="NAME", help="show heat maps of it; may be repeated"
+        "--attribute", dest="attributes", action="append", metavar="NAME", help="show its heat maps; may be repeated"
     )
     parser.add_argument(
         "--set",
@@ -35,8 +35,8 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
 
 
 def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: str | None = None, **given: Any) -> None:
-    """Explain and print or write it. Raises as `dedn_hf.explain.explainer.explain`."""
-    from dedn_hf.explain.explainer import explain
+    """Print or write the explanation of an image. Raises as `dedn_hf.explain.explain`."""
+    from dedn_hf.explain import explain
     from dedn_hf.explain.explanation import require_writable
     from dedn_hf.publish.saved import load_model
 
@@ -54,7 +54,7 @@ def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: st
 
 
 def attribute_and_value(text: str) -> tuple[str, float]:
-    """'name=80' in two; the name may hold '='. Raises ValueError otherwise."""
+    """Split 'name=80'; the name may contain '='. Raises ValueError for text of another form."""
     name, _, value = text.rpartition("=")
     try:
         number = float(value)

@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from dedn_hf.cli.classify import add_classify
 from dedn_hf.cli.explain import add_explain
 from dedn_hf.cli.export import add_export
 from dedn_hf.cli.prepare import add_prepare
@@ -22,6 +23,7 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_push,
     add_push_data,
     add_serve,
+    add_classify,
     add_explain,
     add_export,
     add_reproduce,

@@ -11,8 +11,8 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "prepare",
         help="write a data set as Parquet files that plain datasets.load_dataset opens",
-        description="Writes images (original bytes), labels and class attributes to one folder. It holds the test "
-        "splits (configuration 'default') and the validation splits (configuration 'validation').",
+        description="Writes images, labels and class attributes to one folder. It holds test splits (configuration "
+        "'default') and the validation splits (configuration 'validation'). Pixels stay as they are; metadata go.",
     )
     parser.add_argument("name", metavar="NAME", help="cub, sun, awa2, folder or shapes")
     parser.add_argument("--out", required=True, help="folder to write")
@@ -24,6 +24,11 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--images-per-class", type=int, help="shapes: pictures of each class (default 50)")
     parser.add_argument("--seed", type=int, help="shapes: another seed, other pictures (default 0)")
     parser.add_argument("--strict", action="store_true", help="stop at an image that does not decode")
+    parser.add_argument(
+        "--keep-metadata",
+        action="store_true",
+        help="keep what photos say of place, time and camera (default: removed)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace --out, whatever it holds")
     parser.set_defaults(run=run_prepare)
 
@@ -32,6 +37,7 @@ def run_prepare(
     name: str,
     strict: bool,
     overwrite: bool,
+    keep_metadata: bool,
     out: str,
     **given: Any,
 ) -> None:
@@ -39,7 +45,7 @@ def run_prepare(
     from dedn_hf.data.preparing import prepare
 
     require_arguments_of(name, given)
-    folder = prepare(name, out, strict=strict, overwrite=overwrite, **given)
+    folder = prepare(name, out, strict=strict, overwrite=overwrite, keep_metadata=keep_metadata, **given)
     print(f"Wrote {folder}\nOpen it with datasets.load_dataset({str(folder)!r}) or dedn_hf.data.load({str(folder)!r})")
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import datasets
 
-from dedn_hf.data.catalog import Catalog, Image, require_validation_classes, undecodable
+from dedn_hf.data.catalog import Catalog, Image, contents, is_unusual, require_validation_classes, undecodable
+from dedn_hf.data.privacy import without_metadata
 from dedn_hf.modeling.attribute_table import AttributeTable
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,8 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     """Builds `image`, `label` (an index into `table.class_names`) and `file` (path relative to the image folder).
 
     Splits: train, test_seen, test_unseen; with `validation` train, val_seen, val_unseen, which hold no test image.
-    The Arrow cache holds paths, not copies of the images. It is rebuilt when the files or the arguments change.
+    The Arrow cache holds paths, not copies of the images. It is rebuilt when the files or the arguments change. A
+    split of which there is no image is there, and empty.
 
     Args:
         catalog: class table and images.
@@ -33,6 +35,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
         strict: an image that does not decode is an error (default: it is left out, with a warning).
         cache_dir: where the Arrow files go (default: the `datasets` cache).
         config_name: 'default', 'validation' or 'portions' (the finest partition); overrides `validation`.
+        keep_metadata: False stores the images themselves, without EXIF data and the like, see `without_metadata`.
 
     Raises:
         ValueError: a validation split is asked for, but there are not two seen classes.
@@ -53,15 +56,16 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
         strict: bool = False,
         cache_dir: str | Path | None = None,
         config_name: str | None = None,
+        keep_metadata: bool = True,
     ) -> None:
         self.catalog = catalog
-        self.strict = strict
+        self.strict, self.keep_metadata = strict, keep_metadata
         config_name = config_name or ("validation" if validation else "default")
         if config_name == "validation":
             require_validation_classes(catalog.table)
         self.images = catalog.images_of(config_name)
         name = type(self).__name__.lower()
-        fingerprint = catalog.fingerprint() + ("-strict" if strict else "")
+        fingerprint = catalog.fingerprint() + "-strict" * strict + "-without-metadata" * (not keep_metadata)
         cache_dir = None if cache_dir is None else str(cache_dir)
         super().__init__(cache_dir=cache_dir, dataset_name=name, config_name=config_name, hash=fingerprint)
         if catalog.missing_classes:
@@ -86,7 +90,10 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     def load(self) -> datasets.DatasetDict:
         """Build the data set, or find it in the cache, and open it. Raises ValueError as described at the class."""
         self.download_and_prepare()
-        return self.as_dataset()
+        empty = datasets.Dataset.from_dict({name: [] for name in self.info.features}, self.info.features, self.info)
+        return datasets.DatasetDict(
+            {split: self.as_dataset(split) if split in self.info.splits else empty for split in self.images}
+        )
 
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """Build the data set, or find it in the cache; every time, warn about images that were left out."""
@@ -96,12 +103,17 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
 
     def problems(self, images: list[Image]) -> dict[str, str]:
         """File -> reason, for the images that do not decode."""
-        return undecodable(self.catalog.root, images)
+        return undecodable(self.catalog, images)
 
     def example(self, image: Image) -> dict[str, Any]:
         """One row of the data set."""
-        path = str(Path(self.catalog.root) / image.file)
-        return {"image": {"path": path, "bytes": None}, "label": image.label, "file": image.file}
+        path = self.catalog.path_of(image.file)
+        stored = {"path": path, "bytes": None}
+        if not self.keep_metadata:
+            stored = {"path": None, "bytes": without_metadata(contents(path))}
+        elif is_unusual(path):
+            stored = {"path": None, "bytes": contents(path)}
+        return {"image": stored, "label": image.label, "file": image.file}
 
     def features(self) -> datasets.Features:
         """Types of the columns."""
@@ -128,6 +140,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
         return [
             datasets.SplitGenerator(name, {"images": [image for image in images if image.file not in problems]})
             for name, images in self.images.items()
+            if images  # of an empty split, `datasets` would say that it corresponds to no data
         ]
 
     def _generate_examples(self, images: list[Image]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The loader that the three benchmarks share: official unpacked folder in, proposed split out."""
+"""The loader of the three benchmarks: it reads the official unpacked folder and applies the proposed split."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 class BenchmarkBuilder(ZeroShotBuilder):
-    """A benchmark read from the folder that its official archive unpacks to, or from a part of it.
+    """A benchmark, read from the folder that its official archive unpacks to, or from a part of this folder.
 
-    Classes without any image are left out of labels and table, with a warning:
-    50 of 200 classes are a 50-class problem.
+    Classes without any image are left out of the labels and the table, with a warning. So a folder with 50 of 200
+    classes gives a 50-class problem.
 
     Args:
         data_dir: the unpacked folder, its parent, or the image folder itself.
-        options: `validation`, `strict`, `cache_dir`, `config_name` of `ZeroShotBuilder`.
+        options: `validation`, `strict`, `cache_dir` and `config_name`, as in `ZeroShotBuilder`.
 
     Raises:
-        FileNotFoundError: no `data_dir`, or it holds no folder of a known class.
-        ValueError: the folder holds no seen, or no unseen class.
+        FileNotFoundError: `data_dir` is missing, or holds no folder of a known class.
+        ValueError: the folder holds no seen class, or no unseen class.
     """
 
     BENCHMARK = ""
@@ -38,7 +38,7 @@ class BenchmarkBuilder(ZeroShotBuilder):
 
 
 def find_images(benchmark: type[BenchmarkBuilder], data_dir: str | Path | None) -> Catalog:
-    """The catalog of the benchmark's images under `data_dir`; raises as `BenchmarkBuilder`."""
+    """The catalog of the benchmark's images under `data_dir`. Errors as in `BenchmarkBuilder`."""
     name, listed = benchmark.BENCHMARK, image_list(benchmark.BENCHMARK)
     root, stamps = find_stamps(benchmark, data_dir)
     table = attribute_table(name)
@@ -47,7 +47,7 @@ def find_images(benchmark: type[BenchmarkBuilder], data_dir: str | Path | None) 
     require_both_roles(root, kept, table)
     new_label = {label: position for position, label in enumerate(labels)}
     of_kept = [(image.file, new_label[image.label], image.split) for image in listed if image.label in new_label]
-    # Portions come from the official list, so that an image's portion does not depend on which others are there.
+    # Portions come from the official list, so that an image's portion does not depend on other images.
     portions = assign_portions(of_kept, kept.roles)
     images = [image._replace(stamp=stamps[image.file]) for image in portions if image.file in stamps]
     warn_absent(root, [file for file, *_ in of_kept if file not in stamps])
@@ -56,7 +56,7 @@ def find_images(benchmark: type[BenchmarkBuilder], data_dir: str | Path | None) 
 
 
 def find_stamps(benchmark: type[BenchmarkBuilder], data_dir: str | Path | None) -> tuple[Path, dict[str, str]]:
-    """The absolute image folder, the first of `IMAGE_FOLDERS` that holds listed images, and file -> stamp of these."""
+    """The first of `IMAGE_FOLDERS` with listed images, as an absolute path, and file -> stamp of these images."""
     name, folders = benchmark.BENCHMARK, [folder or "." for folder in benchmark.IMAGE_FOLDERS]
     advice = f"Download and unpack it ({benchmark.HOMEPAGE}), then pass the folder as data_dir."
     if data_dir is None:
@@ -99,6 +99,6 @@ def require_both_roles(root: Path, kept: AttributeTable, table: AttributeTable) 
 
 
 def warn_absent(root: Path, absent: list[str]) -> None:
-    """Warn about listed images of the classes present that are not there."""
+    """Warn about `absent`: images of the official list that are missing, though their class is present."""
     if absent:
         logger.warning("%d images of the official list are not under %s: %s.", len(absent), root, abbreviate(absent))

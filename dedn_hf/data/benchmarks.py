@@ -1,7 +1,7 @@
-"""The three benchmarks' proposed splits (Xian et al., TPAMI 2018), class attributes and image lists, as packaged.
+"""The packaged metadata of the three benchmarks: proposed split (Xian et al., TPAMI 2018), attributes, image list.
 
-`metadata/` holds three files a benchmark: `.json` (class names and roles, attribute names and groups), `.npz` (class
-attributes K x A on their raw scale, word vectors A x 300) and `_images.csv.gz` (every image, its label and split).
+`metadata/` has three files for each benchmark. `.json` holds class names, roles, attribute names and groups. `.npz`
+holds class attributes (K x A, raw scale) and word vectors (A x 300). `_images.csv.gz` lists images, labels and splits.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def attribute_table(name: str) -> AttributeTable:
     """The K x A class attributes of 'cub' (200 x 312), 'sun' (717 x 102) or 'awa2' (50 x 85).
 
     Classes stand in the order of the proposed split, which is not alphabetical. Values are raw: percent for CUB and
-    AWA2, 0 to 1 for SUN. AWA2's file holds four entries of -1, which mean "missing"; here, they are the mean of their
-    attribute over the other classes.
-    `attribute_embeddings` are the word vectors of the attribute names (D = 300), `roles` the proposed split's.
+    AWA2, 0 to 1 for SUN. AWA2's file has four entries of -1, which mean "missing". They are replaced by the mean of
+    their attribute over the other classes.
+    `attribute_embeddings` are the word vectors of the attribute names (D = 300). `roles` follow the proposed split.
 
     Raises:
-        ValueError: `name` is not a benchmark; the message names near ones.
+        ValueError: `name` is not a benchmark. The message suggests similar names.
     """
     require_benchmark(name)
     described = json.loads((METADATA / f"{name}.json").read_text(encoding="utf-8"))
@@ -54,7 +54,7 @@ def attribute_table(name: str) -> AttributeTable:
 
 
 def fill_missing(class_attributes: np.ndarray) -> np.ndarray:
-    """K x A with every negative entry, a missing value, replaced by the mean of its column's other entries."""
+    """K x A, in which the mean of a column's other entries replaces each negative entry, which means "missing"."""
     known = np.where(class_attributes < 0, np.nan, class_attributes)
     return np.where(np.isnan(known), np.nanmean(known, axis=0), known)
 
@@ -70,6 +70,6 @@ def image_list(name: str) -> tuple[ListedImage, ...]:
 
 
 def require_benchmark(name: str) -> None:
-    """Raise ValueError, with near names, unless `name` is one of `BENCHMARKS`."""
+    """Raise ValueError, which suggests similar names, unless `name` is one of `BENCHMARKS`."""
     if name not in BENCHMARKS:
         raise ValueError(f"No benchmark {name!r}: there are {', '.join(BENCHMARKS)}.{near_names(name, BENCHMARKS)}")

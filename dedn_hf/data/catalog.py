@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import PIL.Image
-
 from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.modeling.images import open_encoded
 
 PORTIONS = ("fit", "val_seen", "val_unseen", "test_seen", "test_unseen")
 SPLITS = {
@@ -50,12 +49,18 @@ class Catalog:
         images: every image that exists.
         root: absolute folder that the images' paths are relative to ("" where images are rendered, not read).
         missing_classes: classes of the full table that are left out, because `root` holds no image of them.
+        paths: file -> where it is, for those that are not at `root`/file: their names are no UTF-8.
     """
 
     table: AttributeTable
     images: list[Image]
     root: str = ""
     missing_classes: list[str] = field(default_factory=list)
+    paths: dict[str, str] = field(default_factory=dict)
+
+    def path_of(self, file: str) -> str:
+        """Where an image is."""
+        return self.paths.get(file) or os.path.join(self.root, file)
 
     def fingerprint(self) -> str:
         """16 hex digits that change with the root, the classes, and every image's path, label, portion and stamp."""
@@ -132,27 +137,39 @@ def file_stamps(folder: str | Path) -> dict[str, str]:
     if not os.path.isdir(folder):
         return {}
     with os.scandir(folder) as entries:
-        return {entry.name: _stamp(entry.stat()) for entry in entries if entry.is_file()}
+        return {entry.name: stamp(entry) for entry in entries if entry.is_file()}
 
 
-def _stamp(status: os.stat_result) -> str:
+def stamp(file: str | os.DirEntry) -> str:
+    """'size:mtime', which changes with the file."""
+    status = os.stat(file)
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def undecodable(root: str, images: Sequence[Image]) -> dict[str, str]:
-    """File -> reason, for every image under `root` that does not decode. Opens and decodes all of them, in threads."""
+def is_unusual(path: str) -> bool:
+    """Whether `datasets` could not open the file: its path is no UTF-8, or looks like a chain of addresses."""
+    return "::" in path or not path.isprintable() or path.encode("utf-8", "replace").decode() != path
+
+
+def contents(path: str) -> bytes:
+    """The bytes of a file. Here, because `datasets` replaces `open` and `Path` in the modules of its builders."""
+    return Path(path).read_bytes()
+
+
+def undecodable(catalog: Catalog, images: Sequence[Image]) -> dict[str, str]:
+    """File -> reason, for every image that does not decode. Opens and decodes all of them, in threads."""
     from datasets.utils import tqdm
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        problems = pool.map(lambda image: decode_problem(os.path.join(root, image.file)), images)
+        problems = pool.map(lambda image: decode_problem(catalog.path_of(image.file)), images)
         checked = zip(images, tqdm(problems, total=len(images), desc="Checking images", unit=" images"), strict=True)
         return {image.file: problem for image, problem in checked if problem}
 
 
-def decode_problem(path: str) -> str | None:
-    """Why the image at `path` does not decode, or None. JPEGs decode at an eighth of their size, to be quick."""
+def decode_problem(path: str | bytes) -> str | None:
+    """Why the image in a file, or of these bytes, does not decode, or None. To be quick, JPEGs decode at an eighth."""
     try:
-        with PIL.Image.open(path) as image:
+        with open_encoded(path) as image:
             image.draft(None, (1, 1))
             image.load()
     except Exception as error:  # noqa: BLE001 - damaged files make PIL's decoders raise nearly anything

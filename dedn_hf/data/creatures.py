@@ -60,7 +60,7 @@ def draw(creature: Creature, rng: np.random.Generator, size: int) -> tuple[Image
 
 def outlines(creature: Creature, rng: np.random.Generator) -> dict[str, list[np.ndarray]]:
     """Part -> polygons (N x 2, creature coordinates); proportions vary a little from picture to picture."""
-    # Head and body are about as large as each other: how much of a colour there is does not tell whose it is.
+    # Head and body are about equally large, so that the area of a colour does not tell which part has it.
     head_centre, head_radius = np.array([1.05, -0.5]), rng.uniform(0.52, 0.8)
     return {
         "body": [BLOBS[creature.body_shape] * [0.9, 0.66] * rng.uniform(0.82, 1.12, 2)],
@@ -84,7 +84,7 @@ def bar(start: tuple[float, float], end: tuple[float, float], width: float) -> n
 
 
 def tail(form: str, length: float) -> list[np.ndarray]:
-    """The polygons of a tail, up and away from the body: 'stick', 'ball' or 'fork'."""
+    """The polygons of a tail that points up and away from the body: 'stick', 'ball' or 'fork'."""
     root, tip = (-0.7, 0.05), (-0.9 - 0.85 * length, -0.45)
     if form == "fork":
         return [bar(root, tip, 0.22), bar(root, (tip[0], 0.5), 0.22)]
@@ -94,7 +94,7 @@ def tail(form: str, length: float) -> list[np.ndarray]:
 
 
 def legs(count: str, length: float) -> list[np.ndarray]:
-    """'two' or 'four' bars that reach down to y = `length`."""
+    """The polygons of 'two' or 'four' legs: bars that reach down to y = `length`."""
     places = (-0.35, 0.45) if count == "two" else (-0.62, -0.22, 0.3, 0.7)
     return [bar((x, 0.2), (x, length), 0.17) for x in places]
 
@@ -105,7 +105,7 @@ def rotation(angle: float) -> np.ndarray:
 
 
 def random_pose(polygons: list[np.ndarray], rng: np.random.Generator, size: int) -> Pose:
-    """A function from creature to canvas coordinates: mirror, turn, scale and shift; the polygons end up inside."""
+    """A random mirroring, turn, scaling and shift from creature to canvas coordinates; all polygons end up inside."""
     mirror = [[1 - 2 * rng.integers(2)], [1]]
     turn = mirror * rotation(rng.uniform(-1.0, 1.0))
     turned = np.concatenate(polygons) @ turn
@@ -116,7 +116,7 @@ def random_pose(polygons: list[np.ndarray], rng: np.random.Generator, size: int)
 
 
 def paint(canvas: Image.Image, creature: Creature, placed: dict, to_canvas: Pose, rng: np.random.Generator) -> None:
-    """Draw the parts, back to front; the pattern on the body, the eye on the head."""
+    """Draw the parts from back to front, with the pattern on the body and the eye on the head."""
     pen = ImageDraw.Draw(canvas)
     fill = {
         "tail": shade(creature.tail_colour, rng),
@@ -167,7 +167,7 @@ def background(rng: np.random.Generator, size: int) -> Image.Image:
 
 
 def light(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Brightness, tint, a gradient across the picture, and noise."""
+    """The picture with random brightness, tint, gradient and noise."""
     values = np.asarray(picture, dtype=np.float32)
     ramp = np.linspace(-1, 1, len(values), dtype=np.float32)
     slope = rng.uniform(-0.2, 0.2, 2)
@@ -178,13 +178,13 @@ def light(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def shade(colour: str, rng: np.random.Generator) -> tuple[int, ...]:
-    """A colour, a little off."""
+    """A colour, changed a little at random."""
     change = rng.integers(-22, 23, 3).tolist()
     return tuple(min(max(value + off, 0), 255) for value, off in zip(COLOURS[colour], change, strict=True))
 
 
 def points(corners: np.ndarray) -> list[float]:
-    """Corners as PIL takes them: x, y, x, y..."""
+    """Corners (N x 2) in the form that PIL takes: [x, y, x, y, ...]."""
     return corners.ravel().tolist()
 
 

@@ -12,6 +12,8 @@ from dedn_hf.data.catalog import SPLITS
 if TYPE_CHECKING:
     from dedn_hf.data.base import ZeroShotBuilder
 
+REMOVED = "The images hold no metadata: no place, no camera, no comment. Their pixels are the original ones."
+KEPT = "The images are the original files. Their metadata may say where a photo was taken, and with which camera."
 USAGE = """\
 ```python
 from datasets import load_dataset
@@ -47,10 +49,12 @@ def write_dataset_card(folder: Path, builder: ZeroShotBuilder, files: dict[str, 
             "data_files": [
                 {"split": split, "path": [path for portion in portions for path in files[portion]]}
                 for split, portions in SPLITS[config_name].items()
+                if any(files[portion] for portion in portions)
             ],
             "description": description,
         }
         for config_name in ("default", "validation")
+        if any(files[portion] for portion in SPLITS[config_name]["train"])
     ]
     head = DatasetCardData(
         pretty_name=builder.TITLE or builder.dataset_name,
@@ -81,10 +85,12 @@ def text_of(builder: ZeroShotBuilder) -> str:
         f"# {builder.TITLE or builder.dataset_name}",
         builder.DESCRIPTION,
         f"{len(table)} classes ({int(table.seen.sum())} seen), {table.num_attributes} attributes.",
-        "`default`: train, test_seen, test_unseen. `validation`: train, val_seen, val_unseen, without any test image.",
+        "`default`: train, test_seen, test_unseen. `validation`: train, val_seen, val_unseen, without any test image. "
+        "A split without images is left out.",
         "Images by portion: " + ", ".join(f"{portion} {count}" for portion, count in counts.items()) + ".",
         f"Not in it: {len(missing)} classes of the full data set ({abbreviate(missing)})." if missing else "",
         f"Left out, because they do not decode: {len(left_out)} images ({abbreviate(left_out)})." if left_out else "",
+        KEPT if builder.keep_metadata else REMOVED,
         USAGE,
         f"Licence: {builder.TERMS}.",
         f"Homepage: {builder.HOMEPAGE}" if builder.HOMEPAGE else "",

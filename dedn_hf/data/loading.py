@@ -18,6 +18,7 @@ BUILDERS = {
     "sun": ("dedn_hf.data.sun", "SUN"),
     "awa2": ("dedn_hf.data.awa2", "AWA2"),
     "folder": ("dedn_hf.data.folder", "Folder"),
+    "existing": ("dedn_hf.data.existing", "Existing"),
     "shapes": ("dedn_hf.data.shapes", "Shapes"),
 }
 RECORD_FILE = "dedn.json"  # in every finished prepared folder
@@ -34,7 +35,7 @@ def load(
     """Splits and class table of a data set.
 
     Args:
-        name: 'cub', 'sun', 'awa2', 'folder', 'shapes', or the path of a folder that `dedn prepare` wrote.
+        name: 'cub', 'sun', 'awa2', 'folder', 'existing', 'shapes', or the path of a folder that `dedn prepare` wrote.
         data_dir: folder of the images; a prepared folder and 'shapes' need none.
         validation: splits train, val_seen, val_unseen in place of train, test_seen, test_unseen.
         strict: an image that does not decode is an error, not a warning.
@@ -42,7 +43,8 @@ def load(
         options: arguments of the data set's builder, such as `csv` of `Folder` or `image_size` of `Shapes`.
 
     Returns:
-        The splits, with columns `image`, `label`, `file`, and the table whose K classes the labels index.
+        The splits, with columns `image`, `label`, `file`, and the table whose K classes the labels index. A split of
+        which there is no image, as of unseen classes that are only described, is empty.
 
     Raises:
         ValueError: an unknown name (near ones are named), or as the data set's builder.
@@ -62,7 +64,7 @@ def load_prepared(
     """What `dedn prepare` wrote to `folder`; raises ValueError where it did not finish, or wrote nothing."""
     import datasets
 
-    from dedn_hf.data.catalog import require_validation_classes
+    from dedn_hf.data.catalog import SPLITS, require_validation_classes
 
     if not (Path(folder) / RECORD_FILE).is_file():
         raise ValueError(f"{folder} holds no prepared data set. Write one by: dedn prepare NAME --out {folder}")
@@ -71,7 +73,9 @@ def load_prepared(
         require_validation_classes(table)
     config_name = "validation" if validation else "default"
     cache_dir = None if cache_dir is None else str(cache_dir)
-    return datasets.load_dataset(str(folder), config_name, cache_dir=cache_dir), table
+    splits = datasets.load_dataset(str(folder), config_name, cache_dir=cache_dir)
+    empty = next(iter(splits.values())).select([])
+    return datasets.DatasetDict({split: splits.get(split, empty) for split in SPLITS[config_name]}), table
 
 
 def builder_class(name: str) -> type[ZeroShotBuilder]:

@@ -1,7 +1,7 @@
 """`prepare`: any data set as a folder of Parquet files that plain `datasets.load_dataset(folder)` opens.
 
-Images are stored once, as the original bytes, one group of files a portion; the two configurations of the folder
-('default' and 'validation') list the groups that make up their splits.
+Images are stored once, encoded as they were but without metadata, one group of files a portion. The two
+configurations of the folder ('default' and 'validation') list the groups that make up their splits.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def prepare(
     strict: bool = False,
     overwrite: bool = False,
     max_shard_size: str = "500MB",
+    keep_metadata: bool = False,
     **options: Any,
 ) -> Path:
     """Write data set `name` to the folder `out`: README.md, data/*.parquet, attributes.csv (and .npz), dedn.json.
@@ -43,6 +44,7 @@ def prepare(
         strict: an image that does not decode is an error, not a warning.
         overwrite: replace `out` even if something else is in it.
         max_shard_size: size of a Parquet file, before compression.
+        keep_metadata: keep EXIF data and the like, which say where a photo was taken and with which camera.
         options: further arguments of the data set's builder.
 
     Raises:
@@ -57,7 +59,8 @@ def prepare(
     if data_dir is not None:
         options["data_dir"] = data_dir
     unfinished = out.with_name(f"{out.name}.dedn-unfinished")
-    builder = builder_class(name)(config_name="portions", strict=strict, cache_dir=unfinished / "cache", **options)
+    how = {"config_name": "portions", "strict": strict, "keep_metadata": keep_metadata}
+    builder = builder_class(name)(cache_dir=unfinished / "cache", **how, **options)
     fresh_folder(unfinished)
     try:
         data = str(unfinished / DATA_FOLDER)
@@ -114,6 +117,7 @@ def write_record(folder: Path, name: str, builder: ZeroShotBuilder) -> None:
         "images": {split: info.num_examples for split, info in builder.info.splits.items()},
         "missing_classes": builder.missing_classes,
         "left_out": builder.left_out,
+        "metadata": "kept" if builder.keep_metadata else "removed",
     }
     (folder / RECORD_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 

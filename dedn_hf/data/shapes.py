@@ -1,7 +1,7 @@
 """Shapes: made-up creatures with coloured parts, drawn on the fly. No download; for tests, examples and quick studies.
 
 Attributes belong to parts: a red body with a blue head is another class than a blue body with a red head. Classes come
-in such pairs, so that a model has to look at the right place; what colours a picture holds is not enough.
+in such pairs. So a model has to look at the right place; the colours in the picture alone do not give the class.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ CLASS_SEED = 3  # the classes are always the same; a data set's own seed only ch
 class Shapes(ZeroShotBuilder):
     """40 classes (24 train, 8 val, 8 unseen), 26 attributes in 4 groups, with the boxes of the parts.
 
-    Besides image, label and file there is `parts`, a list of {name, box}: 'tail', 'legs', 'body', 'head' with
-    [x0, y0, x1, y1] in pixels. The same arguments give the same pictures.
+    Besides image, label and file, each row has `parts`, a list of {name, box}. The names are 'tail', 'legs', 'body',
+    'head'; the boxes are [x0, y0, x1, y1] in pixels. The same arguments give the same pictures.
 
     Args:
         image_size: width and height in pixels, 16 or more.
         images_per_class: 5 or more; a fifth of a seen class's images is test_seen.
-        seed: another seed, other pictures of the same classes.
-        options: `validation`, `strict`, `cache_dir`, `config_name` of `ZeroShotBuilder`.
+        seed: another seed gives other pictures of the same classes.
+        options: `validation`, `strict`, `cache_dir` and `config_name`, as in `ZeroShotBuilder`.
 
     Raises:
-        ValueError: a size or a number of images that is too small.
+        ValueError: `image_size` or `images_per_class` is too small.
     """
 
     TITLE = "Shapes"
@@ -65,7 +65,7 @@ class Shapes(ZeroShotBuilder):
         super().__init__(shapes_catalog(image_size, images_per_class, seed), **options)
 
     def problems(self, images: list[Image]) -> dict[str, str]:
-        """None: every picture is drawn, not read."""
+        """Always empty: the pictures are drawn, not read."""
         return {}
 
     def example(self, image: Image) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Shapes(ZeroShotBuilder):
         return {"image": content, "label": image.label, "file": image.file, "parts": parts}
 
     def features(self) -> datasets.Features:
-        """Types of the columns, `parts` among them."""
+        """Types of the columns, including `parts`."""
         box = datasets.List(datasets.Value("float32"), length=4)
         parts = datasets.List({"name": datasets.Value("string"), "box": box})
         return datasets.Features({**super().features(), "parts": parts})
@@ -98,7 +98,7 @@ def render(
 
 
 def shapes_table() -> AttributeTable:
-    """The 40 x 26 table of 0 and 1, grouped by part; embeddings (26 x 24) name part, property and value of each."""
+    """The 40 x 26 table of 0 and 1, grouped by part. Embeddings (26 x 24) mark the words of each attribute's name."""
     names = [(key, value) for key, values in VALUES.items() for value in values]
     return AttributeTable(
         class_names=[f"creature_{index:02d}" for index in range(len(creatures()))],
@@ -116,7 +116,7 @@ def shapes_table() -> AttributeTable:
 def creatures() -> tuple[Creature, ...]:
     """The 40 classes: 20 pairs that differ only in swapped colours of body and head.
 
-    Any two of different pairs differ in at least three properties. Both of a pair have the same role.
+    Creatures of different pairs differ in at least three properties. The two of a pair have the same role.
     """
     rng = np.random.default_rng(CLASS_SEED)
     found: list[Creature] = []
@@ -130,20 +130,20 @@ def creatures() -> tuple[Creature, ...]:
 
 
 def roles() -> list[str]:
-    """The role of each class. Roles are mixed, as in real data sets: unseen classes are not the last ones."""
+    """The role of each class. Roles are mixed as in real data sets, where the unseen classes do not come last."""
     of_pair = [role for role, count in ROLE_COUNTS.items() for _ in range(count // 2)]
     order = np.random.default_rng(CLASS_SEED).permutation(len(of_pair))
     return [of_pair[position] for position in order for _ in range(2)]
 
 
 def one_hot_words(names: list[tuple[str, ...]]) -> np.ndarray:
-    """A x D of 0 and 1: one column a word, so that attributes that share a word are alike."""
+    """A x D of 0 and 1, with one column for each word. So attributes that share a word are similar."""
     words = sorted({word for name in names for word in name})
     return np.array([[word in name for word in words] for name in names], dtype=np.float32)
 
 
 def shapes_catalog(image_size: int, images_per_class: int, seed: int) -> Catalog:
-    """Class table and pictures to draw; stamps carry what the pictures depend on."""
+    """Class table and pictures to draw. Their stamps hold size and seed, because the pictures depend on both."""
     table = shapes_table()
     listed = []
     for label, (name, role) in enumerate(zip(table.class_names, table.roles, strict=True)):
@@ -156,7 +156,7 @@ def shapes_catalog(image_size: int, images_per_class: int, seed: int) -> Catalog
 
 
 def png(picture: PIL.Image.Image) -> bytes:
-    """The picture as a PNG file, not compressed: noise hardly shrinks, and drawing should be quick."""
+    """The picture as an uncompressed PNG file: compression takes time and hardly shrinks noise."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()

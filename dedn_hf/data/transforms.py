@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
 from dedn_hf.data.sampling import Drawn
-from dedn_hf.modeling.pipeline_dedn import eight_bit
+from dedn_hf.modeling.images import read_image
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -79,7 +79,8 @@ class ImageBatches(Dataset):
     """
 
     def __init__(self, images: datasets.Dataset, transform: Transform, labels: list[int] | None = None) -> None:
-        self.images = images.select_columns([name for name in ("image", "file") if name in images.column_names])
+        columns = [name for name in ("image", "file") if name in images.column_names]
+        self.images = encoded(images.select_columns(columns))
         self.transform = transform
         self.labels = None if labels is None else torch.as_tensor(labels)
 
@@ -108,11 +109,16 @@ class FixedViews(ImageBatches):
         return super().__getitems__(Drawn(indices, [self.view * 10_000_000 + index for index in indices]))
 
 
+def encoded(images: datasets.Dataset) -> datasets.Dataset:
+    """The same images, left to our own reader: `datasets` would make grey pictures of 16 bits white."""
+    return images.cast_column("image", datasets.Image(decode=False))
+
+
 def decoded(images: datasets.Dataset, indices: list[int]) -> list[PIL.Image.Image]:
-    """Some of the images, in RGB. Raises ValueError that names the first one that cannot be read."""
+    """Some of the `encoded` images, upright and in RGB. Raises ValueError that names one that cannot be read."""
 
     def read(indices: list[int]) -> list[PIL.Image.Image]:
-        return [eight_bit(image).convert("RGB") for image in images[indices]["image"]]
+        return [read_image(image["bytes"] or image["path"]) for image in images[indices]["image"]]
 
     try:
         return read(list(indices))

@@ -1,4 +1,4 @@
-"""Why a model answered as it did: `explain` for one image; for batches, region maps and evidence as tensors.
+"""Explains a model: `explain` for one image; for batches, region maps and evidence as tensors.
 
 Letters of the shapes: B images, K classes, A attributes, E experts, H x W regions.
 """
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from dedn_hf import __version__
+from dedn_hf.explain.evidence import descending_order
 from dedn_hf.explain.explanation import Explanation
-from dedn_hf.explain.placement import crop_box
+from dedn_hf.explain.heat import crop_box
 from dedn_hf.modeling.pipeline_dedn import open_image
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def explain(
     top_k: int = 5,
     corrections: Mapping[str, float] | None = None,
 ) -> Explanation:
-    """Look at an image once, and keep what is needed to say why the model answers as it does.
+    """Run the model on an image once, and keep what is needed to say why it answers as it does.
 
     Example:
 
@@ -45,16 +46,16 @@ def explain(
 
     Args:
         image: a path, a URL, a base64 string, bytes or a PIL image.
-        class_name: the class to explain; default, the best one. Names of classes and attributes are the table's, or
-            as people say them ('cardinal', 'bill shape: hooked') where only one is meant.
-        against: the class to compare it with; default, the best of the others.
-        attributes: names of attributes to show heat maps of; default, those found that decided most.
+        class_name: the class to explain; default: the best one. Names of classes and attributes are those of the
+            table, or as people say them ('cardinal', 'bill shape: hooked') if that fits only one.
+        against: the class to compare it with; default: the best of the others.
+        attributes: names of attributes to show heat maps of; default: those found that decided most.
         top_k: how many classes to report, 1 or more.
         corrections: attribute name -> true value in the scale of the model's table, see `Explanation.correct`.
 
     Raises:
-        ValueError: unknown class or attribute (with near names), a broken image, a model in training mode or without
-            a backbone.
+        ValueError: an unknown class or attribute (similar names are suggested), a broken image, or a model in
+            training mode or without a backbone.
     """
     require_explainable(model, top_k)
     picture = open_image(str(image) if isinstance(image, Path) else image)
@@ -65,18 +66,18 @@ def explain(
         region_maps = as_array(on_grid(model, region_maps[0]))
     weights = as_array(model.expert_weights(scores)[:, 0])
     explanation = Explanation(
-        picture,
-        crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
-        model.attribute_table,
-        tuple(model.config.experts),
-        weights / weights.sum(),  # in float32 they sum to 1 nearly
-        as_array(model.scale_scores(model.mix_attentions(scores))[0]),
-        as_array(model.normalized_class_attributes()),
-        as_array(model.class_bias(model.seen)),
-        region_maps,
-        (class_name, against),
-        tuple(dict.fromkeys(attributes)),
-        top_k,
+        picture=picture,
+        crop=crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
+        table=model.attribute_table,
+        experts=tuple(model.config.experts),
+        expert_weights=weights / weights.sum(),  # in float32 their sum is only nearly 1
+        expert_scores=as_array(model.scale_scores(model.mix_attentions(scores))[0]),
+        class_directions=as_array(model.normalized_class_attributes()),
+        class_bias=as_array(model.class_bias(model.seen)),
+        region_maps=region_maps,
+        compared_classes=(class_name, against),
+        attributes=tuple(dict.fromkeys(attributes)),
+        top_k=top_k,
         origin=origin_of(model, image),
     ).correct(corrections or {})
     explanation.require_known_names()
@@ -84,7 +85,7 @@ def explain(
 
 
 def require_explainable(model: DEDNForZeroShot, top_k: int) -> None:
-    """Raise ValueError for what `explain` cannot work with."""
+    """Raise ValueError for a model or a `top_k` that `explain` cannot use."""
     if model.training:
         raise ValueError("The model is in training mode, in which it scores differently; call model.eval() first.")
     if model.backbone is None:
@@ -94,7 +95,7 @@ def require_explainable(model: DEDNForZeroShot, top_k: int) -> None:
 
 
 def origin_of(model: DEDNForZeroShot, image: Any) -> dict[str, str]:
-    """Names of image and model, where they have one (of a path, the last part), and the version of this package."""
+    """Names of image and model, if they have one (of a path: its last part), and the version of this package."""
     origin = {"model": model.config.name_or_path, "dedn_hf": __version__}
     if origin["model"] and Path(origin["model"]).is_dir():  # else the id of a repository
         origin["model"] = Path(origin["model"]).resolve().name
@@ -104,7 +105,7 @@ def origin_of(model: DEDNForZeroShot, image: Any) -> dict[str, str]:
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
-    """In float64, so that sums of many contributions come out exact."""
+    """In float64, so that many contributions add up exactly."""
     return tensor.double().cpu().numpy()
 
 
@@ -123,7 +124,7 @@ def region_maps_of(model: DEDNForZeroShot, pixel_values: torch.Tensor) -> torch.
 
 
 def on_grid(model: DEDNForZeroShot, region_maps: torch.Tensor | None) -> torch.Tensor:
-    """Region maps, ... x R, to ... x H x W. Raises ValueError for those of a model without region attention, None."""
+    """Region maps, ... x R, to ... x H x W. Raises ValueError for None: a model without region attention."""
     if region_maps is None:
         raise ValueError(f"This model has no region attention (its attentions: {', '.join(model.config.attentions)}).")
     return region_maps.unflatten(-1, tuple(model.config.feature_shape[1:]))
@@ -141,18 +142,17 @@ def attribute_evidence(model: DEDNForZeroShot, pixel_values: torch.Tensor, label
     return scores * (class_attributes[labels] - class_attributes.mean(dim=0))
 
 
-def telling_attributes(evidence: np.ndarray, class_attributes: np.ndarray, count: int) -> list[int]:
-    """Indices of the attributes of a class that speak most for it, the strongest first, `count` at most.
+def strongest_attributes(evidence: np.ndarray, class_attributes: np.ndarray, count: int) -> list[int]:
+    """Indices of the attributes that speak most for a class, the strongest first, at most `count`.
 
     Args:
-        evidence: A, see `attribute_evidence`. class_attributes: A, of that class; attributes of value 0 are left out,
-            for there is nothing to see of them.
+        evidence: A, see `attribute_evidence`. class_attributes: A, of that class. Attributes of value 0 are left out:
+            the class does not have them, so there is nothing to see.
     """
-    order = np.argsort(-np.asarray(evidence), kind="stable").tolist()
-    return [a for a in order if class_attributes[a] > 0][:count]
+    return [a for a in descending_order(np.asarray(evidence)) if class_attributes[a] > 0][:count]
 
 
-def image_seen(model: DEDNForZeroShot, pixel_values: torch.Tensor) -> np.ndarray:
-    """The picture that went into the model, resized and cropped: 3 x H x W, normalised, to H x W x 3 in 0..1."""
+def unnormalized(model: DEDNForZeroShot, pixel_values: torch.Tensor) -> np.ndarray:
+    """An input of the model as a picture: 3 x H x W, resized, cropped and normalised, to H x W x 3 in 0..1."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.config.image_mean, model.config.image_std))
     return (pixel_values.cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ class Explanation(Evidence):
     """Why a model answered as it did. `explain` makes it; numbers and arguments are those of `Evidence`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but the picture, as JSON can hold it."""
+        """Everything but the picture, as values for JSON; 'about' says what they mean."""
         return as_dict(self)
 
     def to_text(self) -> str:
@@ -38,26 +39,28 @@ class Explanation(Evidence):
         return as_figure(self)
 
     def save(self, path: str | Path) -> None:
-        """Write a figure (.png, .svg), the numbers (.json) or a page (.html). Raises ValueError where it cannot."""
-        path = Path(path)
+        """Write a figure (.png, .svg), the numbers (.json) or a page (.html).
+
+        Raises:
+            ValueError: another kind of file, or a folder that does not exist or is protected.
+        """
         require_writable(path)
-        suffix = path.suffix.lower()
+        suffix = Path(path).suffix.lower()
         with whole_file(path) as unfinished:
-            if suffix == ".html":
-                unfinished.write_text(self.to_html(), encoding="utf-8")
-            elif suffix == ".json":
-                text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-                unfinished.write_text(text, encoding="utf-8")
-            else:
+            if suffix in (".png", ".svg"):
                 self.figure().savefig(unfinished, format=suffix[1:])
+            else:
+                html = suffix == ".html"
+                text = self.to_html() if html else json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+                unfinished.write_text(text, encoding="utf-8")
 
 
-def require_writable(path: str | Path) -> None:
-    """Raise ValueError unless `Explanation.save` can write such a file."""
+def require_writable(path: str | Path, formats: Sequence[str] = FORMATS) -> None:
+    """Raise ValueError unless a file can be written there, with one of these suffixes."""
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in formats:
         ending = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
-        raise ValueError(f"{str(path)!r} {ending}; give one of {', '.join(FORMATS)}.")
+        raise ValueError(f"{str(path)!r} {ending}; give one of {', '.join(formats)}.")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of a file.")
     if not path.parent.is_dir():

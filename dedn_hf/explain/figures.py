@@ -1,4 +1,4 @@
-"""Figures. Pure functions: arrays in, a matplotlib `Figure` out; nothing is shown, and no global state is touched."""
+"""Figures of explanations and of training: arrays in, a matplotlib `Figure` out. No global state is touched."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageFilter
+
+from dedn_hf.explain.heat import paint_heat, place_heat
 
 # Okabe and Ito's palette, told apart with any colour vision.
 VERMILLION, BLUE, GREY = "#D55E00", "#0072B2", "#9A9A9A"
@@ -18,47 +18,11 @@ GREEN, BLACK = "#009E73", "#000000"
 HEAT_NOTE = "Where each expert found the attribute (orange: strongest; line: half of that)"
 TEXT_SIZE, TITLE_SIZE = 9, 10
 EXPERT_MARKERS = {"coarse": "o", "fine": "^"}
-LINES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (BLACK, "D", ":"), (GREY, "v", "-"))
 ACCURACY_STYLES = {"T1": (GREEN, "^"), "U": (VERMILLION, "o"), "S": (BLUE, "s"), "H": (BLACK, "D")}
-SCORE_STYLES = {**ACCURACY_STYLES, "AUSUC": ("#CC79A7", "v")}
 
 
-def upsample(region_map: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A region map, H x W, to height x width, smoothly."""
-    picture = Image.fromarray(np.asarray(region_map, dtype=np.float32))
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def heat_of(region_map: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What to paint over an image: the positive part of a region map, its peak at 1; zeros where nothing is positive.
-
-    H x W to height x width, values in 0..1.
-    """
-    positive = upsample(region_map, height, width).clip(min=0)
-    return positive / positive.max() if positive.max() > 0 else positive
-
-
-def draw_heat(axes: Axes, image: np.ndarray, region_map: np.ndarray) -> None:
-    """A region map (H x W) over an image (height x width x 3, 0..1), see `paint_heat`."""
-    axes.imshow(paint_heat(image, heat_of(region_map, *image.shape[:2])))
-    without_ticks(axes)
-
-
-def paint_heat(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """`heat` (height x width, 0..1) in orange over a pale grey version of an image (height x width x 3, 0..1).
-
-    A dark line where it falls to one half is there for grey prints, in which orange is a grey among others.
-    """
-    grey = 0.25 + 0.7 * image.mean(axis=-1, keepdims=True)
-    cover = 0.9 * heat[..., None]
-    half = Image.fromarray((255 * (heat >= 0.5)).astype(np.uint8))
-    width = 1 + max(heat.shape) // 400
-    line = np.asarray(half) > np.asarray(half.filter(ImageFilter.MinFilter(2 * width + 1)))
-    return (grey * (1 - cover) + np.array(to_rgb(VERMILLION)) * cover) * np.where(line, 0.3, 1.0)[..., None]
-
-
-def draw_bars(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None:
-    """Classes and their scores (0..1) as horizontal bars, best first, its bar coloured."""
+def draw_ranking(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None:
+    """Classes and their scores (0..1) as horizontal bars, best first; the best one is coloured."""
     places = range(len(names))
     axes.barh(places, scores, color=[BLUE, *[GREY] * (len(names) - 1)], height=0.35)
     for place, name, score in zip(places, names, scores, strict=True):
@@ -70,23 +34,19 @@ def draw_bars(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> None
     axes.axis("off")
 
 
-def simple(axes: Axes) -> None:
-    """Two of the four axes lines, and numbers of a size that can be read."""
+def keep_two_spines(axes: Axes) -> None:
+    """Draw the left and lower axes lines only, with numbers of a readable size."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=TEXT_SIZE)
 
 
-def style_of(position: int) -> dict:
-    """Colour, marker and dash of a curve, told apart without colour, too; 25 curves differ."""
-    colour, _, dash = LINES[position % len(LINES)]
-    marker = LINES[(position + position // len(LINES)) % len(LINES)][1]
-    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
-
-
-def without_ticks(axes: Axes) -> None:
-    """An image has no scales."""
+def draw_image(axes: Axes, image: np.ndarray, title: str = "", note: str = "") -> None:
+    """An image without scales, a title above it and a note below."""
+    axes.imshow(image)
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
+    axes.set_xlabel(note, fontsize=TEXT_SIZE)
 
 
 def figure_explaining(
@@ -117,17 +77,9 @@ def figure_explaining(
         figure.suptitle(title, fontsize=TITLE_SIZE + 2)
     left, right = figure.subfigures(1, 2, width_ratios=[2.3, 1.75 * columns])
     picture, bars = left.subplots(2, 1, height_ratios=[3, 2])
-    picture.imshow(image)
-    picture.set_title("the image", fontsize=TITLE_SIZE)
-    without_ticks(picture)
-    draw_bars(bars, class_names, class_scores)
-    panels = right.subplots(rows, columns, squeeze=False)
-    for row, expert in enumerate(experts):
-        panels[row, 0].set_ylabel(f"{expert} expert", fontsize=TITLE_SIZE)
-        for column, name in enumerate(attribute_names):
-            draw_heat(panels[row, column], image, region_maps[row, column])
-            if row == 0:
-                panels[row, column].set_title(name, fontsize=TITLE_SIZE)
+    draw_image(picture, image, "the image")
+    draw_ranking(bars, class_names, class_scores)
+    draw_heat_maps(right, image, attribute_names, heats_of(experts, region_maps, image))
     right.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure
 
@@ -139,10 +91,10 @@ def draw_contributions(
     expert_values: Mapping[str, Sequence[float]] | None = None,
     title: str | None = None,
 ) -> None:
-    """Bars to the right (blue, for a class) and to the left (orange, for the other), from the top down.
+    """Bars from the top down: to the right in blue for a class, to the left in orange for the other.
 
     Args:
-        names, values: N of each. expert_values: expert -> N, drawn as a mark each, NaN for none.
+        names, values: N of each. expert_values: expert -> N, each drawn as a mark; NaN: no mark.
     """
     places = np.arange(len(names))
     axes.barh(places, values, color=[BLUE if value >= 0 else VERMILLION for value in values], height=0.6)
@@ -160,6 +112,12 @@ def draw_contributions(
         axes.legend(fontsize=TEXT_SIZE - 1, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.08), ncols=2)
 
 
+def heats_of(experts: Sequence[str], region_maps: np.ndarray, image: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """Expert -> N heat maps of the size of an image (height x width x 3), from region maps (E x N x H x W)."""
+    size = image.shape[1::-1]
+    return {e: [place_heat(each, size) for each in maps] for e, maps in zip(experts, region_maps, strict=True)}
+
+
 def draw_heat_maps(
     panels: SubFigure, image: np.ndarray, names: Sequence[str], heats: Mapping[str, Sequence[np.ndarray]]
 ) -> None:
@@ -173,12 +131,8 @@ def draw_heat_maps(
     for row, (expert, of_attributes) in enumerate(heats.items()):
         grid[row, 0].set_ylabel(f"{expert} expert", fontsize=TITLE_SIZE)
         for axes, name, heat in zip(grid[row], names, of_attributes, strict=True):
-            axes.imshow(paint_heat(image, heat))
-            without_ticks(axes)
-            if not heat.any():
-                axes.set_xlabel("not found", fontsize=TEXT_SIZE)
-            if row == 0:
-                axes.set_title(name, fontsize=TITLE_SIZE, parse_math=False)
+            title, note = "" if row else name, "" if heat.any() else "not found"
+            draw_image(axes, paint_heat(image, heat), title, note)
 
 
 def figure_comparison(
@@ -196,11 +150,12 @@ def figure_comparison(
 
     Args:
         image: height x width x 3, 0..1. crop: left, top, right, bottom of what the model saw, in its pixels.
-        classes: names and scores (0..1), best first. contributions: N attributes, or what else adds to the difference
-            of the logits, and how much. expert_contributions: expert -> N, the same in that expert alone.
+        classes: names and scores (0..1), best first. contributions: names and values of the N attributes, or sums of
+            attributes, that add to the difference of the logits. expert_contributions: expert -> N, the same in that
+            expert alone.
         groups: attribute groups and the sums of their contributions. heat_names, heats: as `names` and `heats` of
-            `draw_heat_maps`; there may be none.
-        title: above everything, with what the colours mean.
+            `draw_heat_maps`; they may be empty.
+        title: stands above everything and says what the colours mean.
     """
     tall = 1.95 * len(heats) + 0.3 if heat_names else 0
     figure = Figure(figsize=(11, 4.4 + tall), layout="constrained", dpi=120)
@@ -208,12 +163,10 @@ def figure_comparison(
     upper, lower = figure.subfigures(2, 1, height_ratios=[4.4, tall]) if heat_names else (figure.subfigures(), None)
     left, middle, right = upper.subfigures(1, 3, width_ratios=[2.4, 5, 3])
     picture, bars = left.subplots(2, 1, height_ratios=[3, 2])
-    picture.imshow(image)
+    draw_image(picture, image, note="framed: what the model saw")
     for style in ({"color": "white", "linewidth": 2.5}, {"color": BLACK, "linestyle": "--", "linewidth": 1}):
         picture.add_patch(Rectangle(crop[:2], crop[2] - crop[0], crop[3] - crop[1], fill=False, **style))
-    picture.set_xlabel("framed: what the model saw", fontsize=TEXT_SIZE)
-    without_ticks(picture)
-    draw_bars(bars, *columns(classes))
+    draw_ranking(bars, *columns(classes))
     draw_contributions(middle.subplots(), *columns(contributions), expert_contributions, "By attribute")
     draw_contributions(right.subplots(), *columns(groups), title="By attribute group")
     if lower is not None:
@@ -223,7 +176,7 @@ def figure_comparison(
 
 
 def columns(pairs: Sequence[tuple[str, float]]) -> tuple[list[str], list[float]]:
-    """Names and values of pairs; two empty lists of none."""
+    """The names and the values of pairs; two empty lists if there is no pair."""
     return [name for name, _ in pairs], [value for _, value in pairs]
 
 
@@ -262,54 +215,12 @@ def figure_training(phases: Mapping[str, Sequence[dict]], chosen: Mapping[str, i
         for axes in (losses, accuracies):
             axes.set_xlim(0.5, max(e["epoch"] for e in epochs) + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            simple(axes)
+            keep_two_spines(axes)
             if chosen and title in chosen:
                 axes.axvline(chosen[title], color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
         accuracies.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for axes in panels[-1]:
         axes.set_xlabel("epoch", fontsize=TEXT_SIZE)
-    return figure
-
-
-def figure_sensitivity(
-    values: Sequence[float],
-    means: Mapping[str, Sequence[float]],
-    deviations: Mapping[str, Sequence[float]] | None = None,
-    label: str = "weight",
-    chosen: float | None = None,
-) -> Figure:
-    """Accuracies over the values of one setting, such as a loss weight (Figure 4 of the DEDN paper).
-
-    The values stand at equal distances, so that 0 and several powers of ten fit on one axis.
-
-    Args:
-        values: P, in the order to draw them. means: curve, such as 'H' -> P accuracies, 0..1.
-        deviations: the same curves -> P standard deviations, drawn as bars. label: name of the setting.
-        chosen: one of the values, marked by a line.
-
-    Raises:
-        ValueError: no curve, curves of another length than `values`, `chosen` not among them.
-    """
-    deviations = deviations or {}
-    if not means or any(len(curve) != len(values) for curve in (*means.values(), *deviations.values())):
-        raise ValueError(f"Give at least one curve, and for each one number per value: there are {len(values)}.")
-    if chosen is not None and chosen not in list(values):
-        raise ValueError(f"chosen is {chosen}, which is none of the values {list(values)}.")
-    figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=130)
-    axes, places = figure.subplots(), np.arange(len(values))
-    for position, (name, curve) in enumerate(means.items()):
-        spread = 100 * np.asarray(deviations[name]) if name in deviations else None
-        style = {**style_of(position), "capsize": 3, "elinewidth": 1}
-        if name in SCORE_STYLES:  # as in the training curves
-            style["color"], style["marker"] = SCORE_STYLES[name]
-        axes.errorbar(places, 100 * np.asarray(curve), spread, label=name, **style)
-    if chosen is not None:
-        axes.axvline(list(values).index(chosen), color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
-    axes.set_xticks(places, [f"{value:g}" for value in values])
-    axes.set_xlabel(label, fontsize=TITLE_SIZE)
-    axes.set_ylabel("accuracy (%)", fontsize=TITLE_SIZE)
-    axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    simple(axes)
     return figure
 
 
@@ -320,9 +231,9 @@ def figure_heat_maps(
     region_maps: Sequence[np.ndarray],
     experts: Sequence[str] = ("coarse", "fine"),
 ) -> Figure:
-    """For each image, where each expert found a few attributes: a row an expert, a column an attribute.
+    """For each image, where each expert found a few attributes: one row per expert, one column per attribute.
 
-    As Figure 3 of the DEDN paper: the coarse expert above the fine one.
+    As in Figure 3 of the DEDN paper: the coarse expert above the fine one.
 
     Args:
         images: M of height x width x 3 in 0..1, as the model saw them. titles: M, such as their classes.
@@ -342,11 +253,7 @@ def figure_heat_maps(
     blocks = figure.subfigures(len(images), 1, squeeze=False)[:, 0]
     for block, image, title, names, maps in zip(blocks, images, titles, attribute_names, region_maps, strict=True):
         left, right = block.subfigures(1, 2, width_ratios=[1, columns])
-        picture = left.subplots()
-        picture.imshow(image)
-        picture.set_title(title, fontsize=TITLE_SIZE, parse_math=False)
-        without_ticks(picture)
-        heats = [[heat_of(region_map, *image.shape[:2]) for region_map in of_expert] for of_expert in maps]
-        draw_heat_maps(right, image, names, dict(zip(experts, heats, strict=True)))
+        draw_image(left.subplots(), image, title)
+        draw_heat_maps(right, image, names, heats_of(experts, maps, image))
     figure.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure

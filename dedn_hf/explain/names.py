@@ -1,4 +1,4 @@
-"""Names of classes and attributes as people say them, and found again by what they say."""
+"""Names of classes and attributes as people say them, and the search for a name that a person gave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def spoken(attribute: str) -> str:
 
 
 def spoken_class(name: str) -> str:
-    """A class's name for people: without the number before it that CUB has, with spaces.
+    """A class's name for people: without the number that CUB puts before it, and with spaces.
 
     >>> spoken_class("001.Black_footed_Albatross")
     'Black footed Albatross'
@@ -27,13 +27,13 @@ def spoken_class(name: str) -> str:
 
 
 def find_name(name: str, known: Sequence[str], as_spoken: Callable[[str], str], kind: str) -> int:
-    """The place of a name, given as it is or, where only one is meant, as people say it: small or large letters.
+    """The index of a name. It may be given as people say it, in any case, if that fits only one.
 
     Args:
-        as_spoken: `spoken` or `spoken_class`. kind: what it names, for the error.
+        as_spoken: `spoken` or `spoken_class`. kind: 'class' or 'attribute', for the error.
 
     Raises:
-        ValueError: unknown, with near names.
+        ValueError: an unknown name; the error suggests similar ones.
     """
     if name in known:
         return known.index(name)

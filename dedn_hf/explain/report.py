@@ -1,15 +1,15 @@
-"""An `Explanation` for readers: as text, as a dict for JSON, and as a figure."""
+"""An explanation for readers: as text, as a dict for JSON, and as a figure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from dedn_hf.explain.evidence import Comparison, Evidence
+from dedn_hf.explain.evidence import Comparison, Evidence, Trait, descending_order
 from dedn_hf.explain.names import spoken
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ def signed(number: float) -> str:
 
 
 def question(explanation: Evidence, comparison: Comparison) -> str:
-    """'Why one, and not the other?'"""
-    titles = explanation.class_titles
+    """'Why one, and not the other?', after the new answer if corrections changed it and it is not `one`."""
+    titles, best = explanation.class_titles, explanation.ranking[0]
+    news = best not in (comparison.one, explanation.uncorrected.ranking[0])
+    answer = f"The answer is now {titles[best]}. " if news else ""
     other = "" if comparison.other is None else f", and not {titles[comparison.other]}"
-    return f"Why {titles[comparison.one]}{other}?"
+    return f"{answer}Why {titles[comparison.one]}{other}?"
 
 
-def sides(explanation: Evidence, comparison: Comparison) -> str:
+def meaning_of_colours(explanation: Evidence, comparison: Comparison) -> str:
     """What the colours of the bars mean."""
     titles = explanation.class_titles
     other = "against it" if comparison.other is None else f"for {titles[comparison.other]}"
@@ -43,7 +45,7 @@ def odds(explanation: Evidence, comparison: Comparison) -> str:
     """What the difference of two logits means for the shares of their classes; '' for a model of one class."""
     if comparison.other is None:
         return ""
-    pair = [explanation.class_titles[k] for k in (comparison.one, comparison.other)]
+    pair = [explanation.class_titles[k] for k in comparison.classes]
     larger, smaller = pair if comparison.difference >= 0 else pair[::-1]
     size = abs(comparison.difference)
     times = "more than a million" if size > np.log(1e6) else f"{np.exp(size):,.{0 if size > np.log(100) else 1}f}"
@@ -53,11 +55,11 @@ def odds(explanation: Evidence, comparison: Comparison) -> str:
 def named_attribute(explanation: Evidence, attribute: int) -> str:
     """Its spoken name, marked where the user has corrected it."""
     name = spoken(explanation.table.attribute_names[attribute])
-    return f"{name} (corrected)" if attribute in explanation.corrected_votes else name
+    return f"{name} (corrected)" if attribute in explanation.corrected_contributions else name
 
 
 def impression(explanation: Evidence, attribute: int) -> str:
-    """'much' or 'little': what the picture seems to have of it; or the value to which the user has corrected it."""
+    """How much of it the picture seems to have, 'much' or 'little'; or the value to which the user corrected it."""
     name = explanation.table.attribute_names[attribute]
     if name in explanation.corrections:
         return f"{explanation.corrections[name]:g}"
@@ -73,32 +75,39 @@ def given_corrections(explanation: Evidence) -> str:
     return ", ".join(given)
 
 
-class Part(NamedTuple):
-    """Something that adds to the difference of two logits: how much, and how much in each expert alone (E).
+class Contribution(NamedTuple):
+    """Something that adds to the difference of two logits.
 
     Args:
-        attribute: its index, or None for a sum and for the bonus.
+        value: how much it adds. expert_values: E, how much it adds in each expert alone.
+        impression, class_values: of an attribute, see `impression`, and the values of the compared classes; empty for
+            a sum and for the bonus.
     """
 
     name: str
     value: float
-    of_experts: np.ndarray
-    attribute: int | None = None
+    expert_values: np.ndarray
+    impression: str = ""
+    class_values: Sequence[float] = ()
 
 
-def parts_of(explanation: Evidence, comparison: Comparison) -> list[Part]:
-    """What adds up to the difference: the strongest attributes, the sum of the others, the bias if there is one."""
-    chosen = comparison.strongest(BARS)
-    values, of_experts = comparison.contributions, comparison.expert_contributions
-    parts = [Part(named_attribute(explanation, a), float(values[a]), of_experts[:, a], a) for a in chosen]
-    others = np.setdiff1d(np.arange(len(values)), chosen)
+def main_contributions(explanation: Evidence, comparison: Comparison) -> list[Contribution]:
+    """What adds up to the difference: the strongest attributes, the sum of the others, and the bias, if any."""
+    strongest = comparison.strongest(BARS)
+    values, expert_values = comparison.contributions, comparison.expert_contributions
+    found = []
+    for a in strongest:
+        name, seen = named_attribute(explanation, a), impression(explanation, a)
+        class_values = explanation.table.class_attributes[comparison.classes, a].tolist()
+        found.append(Contribution(name, float(values[a]), expert_values[:, a], seen, class_values))
+    others = np.setdiff1d(np.arange(len(values)), strongest)
     if values[others].any():
-        name = f"{len(others)} other attributes"
-        parts.append(Part(name, float(values[others].sum()), of_experts[:, others].sum(axis=1)))
+        total = float(values[others].sum())
+        found.append(Contribution(f"{len(others)} other attributes", total, expert_values[:, others].sum(axis=1)))
     if comparison.bias:
         of_each = np.full(len(explanation.experts), comparison.bias)
-        parts.append(Part("fixed bonus (seen or unseen class)", comparison.bias, of_each))
-    return parts
+        found.append(Contribution("fixed bonus (seen or unseen class)", comparison.bias, of_each))
+    return found
 
 
 def strongest_groups(groups: Mapping[str, float], count: int = BARS) -> list[tuple[str, float]]:
@@ -123,9 +132,8 @@ def small_picture(explanation: Evidence, longer_side: int = PICTURE_SIZE) -> np.
 
 
 def as_text(explanation: Evidence) -> str:
-    """Ranking, what decided, and what the experts think of each other's reasons."""
+    """The ranking, what decided, and where the experts disagree."""
     comparison, titles = explanation.comparison, explanation.class_titles
-    pair = [k for k in (comparison.one, comparison.other) if k is not None]
     lines = [f"{explanation.probabilities[k]:7.1%}  {titles[k]}" for k in explanation.ranking[: explanation.top_k]]
     if explanation.corrections:
         lines.append(f"Corrected: {given_corrections(explanation)}")
@@ -135,51 +143,49 @@ def as_text(explanation: Evidence) -> str:
         "",
         question(explanation, comparison),
         f"The logits differ by {signed(comparison.difference)}{meaning and ': ' + meaning}.",
-        f"In brackets: what the picture seems to have, and the value of {' and of '.join(titles[k] for k in pair)}.",
+        "In brackets: what the picture seems to have, and the value of "
+        f"{' and of '.join(titles[k] for k in comparison.classes)}.",
     ]
-    for name, value, of_experts, a in parts_of(explanation, comparison):
-        alone = ", ".join(f"{e} {signed(v)}" for e, v in zip(explanation.experts, of_experts, strict=True))
-        own = [f"{explanation.table.class_attributes[k, a]:.3g}" for k in pair] if a is not None else []
-        seen = f" [{impression(explanation, a)}; {', '.join(own)}]" if own else ""
-        lines.append(f"{signed(value):>7}  {name}{seen} ({alone})")
+    for each in main_contributions(explanation, comparison):
+        alone = ", ".join(map("{} {}".format, explanation.experts, map(signed, each.expert_values)))
+        values = ", ".join(f"{value:.3g}" for value in each.class_values)
+        seen = f" [{each.impression}; {values}]" if each.impression else ""
+        lines.append(f"{signed(each.value):>7}  {each.name}{seen} ({alone})")
     groups = strongest_groups(explanation.by_group(comparison.contributions))
     lines += ["", "By group: " + ", ".join(f"{name} {signed(value)}" for name, value in groups)]
-    lines += expert_lines(explanation, comparison)
-    return "\n".join(lines)
+    return "\n".join(lines + expert_sentences(explanation, comparison))
 
 
-def expert_lines(explanation: Evidence, comparison: Comparison) -> list[str]:
+def expert_sentences(explanation: Evidence, comparison: Comparison) -> list[str]:
     """What each expert would answer alone, and on how much of it they agree."""
-    lines = []
-    for expert, logits, lead in zip(
-        explanation.experts, explanation.expert_logits, comparison.expert_differences, strict=True
-    ):
-        lines.append(
-            f"The {expert} expert alone would answer {explanation.class_titles[int(logits.argmax())]}; "
-            f"the two logits would differ by {signed(lead)}."
+    sentences = [
+        f"The {expert} expert alone would answer {explanation.class_titles[int(logits.argmax())]}; "
+        f"the two logits would differ by {signed(lead)}."
+        for expert, logits, lead in zip(
+            explanation.experts, explanation.expert_logits, comparison.expert_differences, strict=True
         )
-    if len(lines) > 1:
-        disputed = int(comparison.disputed.sum())
-        undisputed = f"{comparison.agreement:.0%}"
+    ]
+    if len(sentences) > 1:
+        disputed, undisputed = int(comparison.disputed.sum()), f"{comparison.agreement:.0%}"
         if disputed and undisputed == "100%":
             undisputed = "more than 99%"
         verb = "dispute none of them" if not disputed else f"pull in opposite directions in {disputed}"
-        lines.append(
+        sentences.append(
             f"Of {len(comparison.contributions)} attributes they {verb}; "
-            f"{undisputed} of what they say, by size, is undisputed."
+            f"{undisputed} of their contributions, by size, is undisputed."
         )
-    return lines
+    return sentences
 
 
 ABOUT = {
     "image": "size of the upright original, pixels",
     "crop": "left, top, right, bottom of what the model saw, pixels of the original; beyond it: a black border",
-    "classes": "the best, best first; score: 0..1, all classes together make 1; seen: there were photos in training",
-    "comparison": "difference, of the logits of class and against == sum of the contributions + bias; contribution: "
-    "what an attribute adds to it, of which experts holds what it would be in each alone; bias: what no image "
-    "changes; class_value, against_value: of the classes, in the scale of the model's table",
+    "classes": "the best, best first; score: 0..1, over all classes it sums to 1; seen: had photos in training",
+    "comparison": "difference: logit of class minus logit of against == sum of the contributions + bias; "
+    "contribution: what an attribute adds to it; experts: what it would add in each expert alone; bias: the part that "
+    "does not depend on the image; class_value, against_value: of the classes, in the scale of the model's table",
     "experts": "weight in the prediction; class and difference: what each would answer alone",
-    "agreement": "0..1, share by size of what the experts add that lies in attributes which they do not dispute",
+    "agreement": "0..1, share of the experts' contributions, by size, that lies in attributes they do not dispute",
     "traits": "what the image seems to have; strength: logits that it usually puts between two classes; fits: the "
     "class's value lies on that side of the mean_value of all classes",
     "heat_maps": "regions: attention times value, rows from the top, which divide the crop evenly; above 0: found",
@@ -190,71 +196,57 @@ ABOUT = {
 
 def as_dict(explanation: Evidence) -> dict[str, Any]:
     """Everything but the picture, of plain Python types."""
-    comparison, table = explanation.comparison, explanation.table
+    comparison, names = explanation.comparison, explanation.table.attribute_names
     data = {
         "about": ABOUT,
         "origin": dict(explanation.origin),
         "image": {"width": explanation.picture.width, "height": explanation.picture.height},
         "crop": list(explanation.crop),
-        "classes": ranked(explanation),
-        "comparison": compared(explanation, comparison),
-        "experts": [
-            {
-                "expert": expert,
-                "weight": float(weight),
-                "class": table.class_names[int(logits.argmax())],
-                "difference": float(difference),
-            }
-            for expert, weight, logits, difference in zip(
-                explanation.experts,
-                explanation.expert_weights,
-                explanation.expert_logits,
-                comparison.expert_differences,
-                strict=True,
-            )
-        ],
+        "classes": best_classes(explanation),
+        "comparison": comparison_as_dict(explanation, comparison),
+        "experts": experts_alone(explanation, comparison),
         "agreement": comparison.agreement,
-        "traits": [
-            {
-                "attribute": table.attribute_names[trait.attribute],
-                "image": "much" if trait.high else "little",
-                "strength": trait.strength,
-                "class_value": trait.own,
-                "mean_value": trait.average,
-                "fits": trait.fits,
-            }
-            for trait in explanation.traits(comparison.one)
-        ],
+        "traits": [trait_as_dict(trait, names) for trait in explanation.traits(comparison.one)],
         "heat_maps": [
-            {
-                "attribute": table.attribute_names[a],
-                "expert": expert,
-                "regions": explanation.region_maps[e, a].tolist(),
-            }
-            for a in explanation.shown
+            {"attribute": names[a], "expert": expert, "regions": explanation.region_maps[e, a].tolist()}
+            for a in explanation.heat_map_attributes
             for e, expert in enumerate(explanation.experts)
         ],
     }
     if explanation.corrections:
         data["corrections"] = dict(explanation.corrections)
-        data["classes_before"] = ranked(explanation.uncorrected)
+        data["classes_before"] = best_classes(explanation.uncorrected)
     return data
 
 
-def ranked(explanation: Evidence) -> list[dict[str, Any]]:
+def best_classes(explanation: Evidence) -> list[dict[str, Any]]:
     """The best classes, best first."""
+    names, seen = explanation.table.class_names, explanation.table.seen
+    scores, logits = explanation.probabilities, explanation.logits
     return [
-        {
-            "class": explanation.table.class_names[k],
-            "score": float(explanation.probabilities[k]),
-            "logit": float(explanation.logits[k]),
-            "seen": bool(explanation.table.seen[k]),
-        }
+        {"class": names[k], "score": float(scores[k]), "logit": float(logits[k]), "seen": bool(seen[k])}
         for k in explanation.ranking[: explanation.top_k]
     ]
 
 
-def compared(explanation: Evidence, comparison: Comparison) -> dict[str, Any]:
+def experts_alone(explanation: Evidence, comparison: Comparison) -> list[dict[str, Any]]:
+    """The weight of each expert, and what it would answer alone."""
+    names, best = explanation.table.class_names, explanation.expert_logits.argmax(axis=1)
+    weights, differences = explanation.expert_weights.tolist(), comparison.expert_differences.tolist()
+    return [
+        {"expert": expert, "weight": weight, "class": names[k], "difference": difference}
+        for expert, weight, k, difference in zip(explanation.experts, weights, best, differences, strict=True)
+    ]
+
+
+def trait_as_dict(trait: Trait, attribute_names: Sequence[str]) -> dict[str, Any]:
+    """A trait with the name of its attribute, and 'much' or 'little'."""
+    name, image = attribute_names[trait.attribute], "much" if trait.high else "little"
+    values = {"strength": trait.strength, "class_value": trait.class_value, "mean_value": trait.mean_value}
+    return {"attribute": name, "image": image, **values, "fits": trait.fits}
+
+
+def comparison_as_dict(explanation: Evidence, comparison: Comparison) -> dict[str, Any]:
     """The contribution of every attribute, the strongest first, and the sums."""
     table, (one, other) = explanation.table, (comparison.one, comparison.other)
     groups = table.attribute_groups or ["all"] * table.num_attributes
@@ -272,9 +264,9 @@ def compared(explanation: Evidence, comparison: Comparison) -> dict[str, Any]:
                 "disputed": bool(comparison.disputed[a]),
                 "class_value": float(table.class_attributes[one, a]),
                 "against_value": None if other is None else float(table.class_attributes[other, a]),
-                "corrected": a in explanation.corrected_votes,
+                "corrected": a in explanation.corrected_contributions,
             }
-            for a in np.argsort(-np.abs(comparison.contributions), kind="stable").tolist()
+            for a in descending_order(np.abs(comparison.contributions))
         ],
         "groups": explanation.by_group(comparison.contributions),
     }
@@ -288,18 +280,19 @@ def as_figure(explanation: Evidence) -> Figure:
     size = image.shape[1::-1]
     scale = np.divide(size, explanation.picture.size)
     titles, attributes = explanation.class_titles, explanation.table.attribute_names
-    parts, shown = parts_of(explanation, comparison), [attributes[a] for a in explanation.shown]
+    contributions = main_contributions(explanation, comparison)
+    shown = [attributes[a] for a in explanation.heat_map_attributes]
     groups = strongest_groups(explanation.by_group(comparison.contributions))
     lines = [f"{question(explanation, comparison)} The logits differ by {signed(comparison.difference)}"]
     if explanation.corrections:
         lines.append(f"Corrected: {given_corrections(explanation)}")
-    lines.append(sides(explanation, comparison))
+    lines.append(meaning_of_colours(explanation, comparison))
     return figure_comparison(
         image,
         tuple(np.array(explanation.crop) * [*scale, *scale]),
         [(shortened(titles[k], 24), explanation.probabilities[k]) for k in explanation.ranking[: explanation.top_k]],
-        [(fill(shortened(part.name, 50), 26), part.value) for part in parts],
-        {expert: [part.of_experts[e] for part in parts] for e, expert in enumerate(explanation.experts)},
+        [(fill(shortened(each.name, 50), 26), each.value) for each in contributions],
+        {expert: [each.expert_values[e] for each in contributions] for e, expert in enumerate(explanation.experts)},
         [(fill(shortened(name, 30), 16), value) for name, value in groups],
         [fill(shortened(spoken(name), 50), 28) for name in shown],
         {expert: [explanation.heat_map(name, expert, size) for name in shown] for expert in explanation.experts},

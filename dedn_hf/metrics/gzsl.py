@@ -1,6 +1,6 @@
-"""The scores of generalized zero-shot learning as a module of `evaluate`.
+"""The scores of generalized zero-shot learning as a metric of the `evaluate` library.
 
-`evaluate.load("<folder>/dedn_hf/metrics/gzsl.py")` works offline, where `dedn_hf` is installed.
+Where `dedn_hf` is installed, `evaluate.load("<folder>/dedn_hf/metrics/gzsl.py")` works, also offline.
 """
 
 import datasets
@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from dedn_hf.metrics.scores import gzsl_scores
 
 _DESCRIPTION = """\
-Scores of a classifier whose classes are in part unseen: without any image at training time.
-T1 is the accuracy on unseen-class images among unseen classes only; U and S are the accuracies on unseen- and
-seen-class images among all classes; H is their harmonic mean; AUSUC is the area under the (U, S) curve as a constant
-is added to the logits of unseen classes.
+Scores of a classifier some of whose classes are unseen: they had no image at training time.
+T1 is the accuracy on unseen-class images among unseen classes only. U and S are the accuracies on unseen- and
+seen-class images among all classes. H is the harmonic mean of U and S. AUSUC is the area under the (U, S) curve that
+results when a constant is added to the logits of unseen classes.
 """
 
 _CITATION = """\
@@ -30,11 +30,11 @@ Args:
     references: labels, B integers in 0..K-1.
     seen: K booleans, true for the classes that had images at training time; passed to `compute`.
 Returns:
-    T1, U, S, H, AUSUC: floats in [0, 1], or None where the images cannot tell (say, S without seen-class images).
+    T1, U, S, H, AUSUC: floats in [0, 1], or None without the images that a score needs (S: images of seen classes).
     per_class_accuracy: K floats among all classes, None for classes without images.
 
-The scores are not means over batches, so one process has to hold all logits. In distributed runs gather first
-(`accelerator.gather_for_metrics`) and call `add_batch` and `compute` on the main process only.
+The scores are not means over batches, so one process needs all logits. In distributed runs, gather the logits first
+(`accelerator.gather_for_metrics`), and call `add_batch` and `compute` on the main process only.
 """
 
 

@@ -58,13 +58,14 @@ def gzsl_scores(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> dict[s
         seen: K booleans, true for seen classes.
 
     Returns:
-        `T1`, `U`, `S`, `H`, `AUSUC`: floats in [0, 1]. `T1` and `U` are None without unseen-class images, `S`
-        without seen-class images, `H` and `AUSUC` without either. `per_class_accuracy`: K floats among all classes,
-        None for classes without images. Equal logits go to the class with the lower index.
+        `T1`, `U`, `S`, `H`, `AUSUC`: floats in [0, 1]. `T1` and `U` are None without images of unseen classes, `S` is
+        None without images of seen classes, and `H` and `AUSUC` are None if either kind is missing.
+        `per_class_accuracy`: K floats among all classes, None for classes without images. Of equal logits, the one
+        with the lower class index wins.
 
     Raises:
-        ValueError: if shapes disagree, there is no image, a label is out of range, a logit is not finite, or the
-            classes are all seen or all unseen.
+        ValueError: if shapes disagree, there is no image, a label is out of range, a logit is not finite, or all
+            classes are seen, or all unseen.
     """
     logits, labels, seen = _checked(logits, labels, seen)
     accuracies = per_class_accuracy(logits.argmax(1), labels, np.arange(len(seen)))
@@ -105,24 +106,24 @@ def gzsl_compute_metrics(seen: ArrayLike) -> Callable[[EvalPrediction], dict[str
 def seen_unseen_curve(
     logits: ArrayLike, labels: ArrayLike, seen: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All operating points (U, S) that a constant added to unseen logits can reach (Chao et al., ECCV 2016).
+    """All points (U, S) that a constant added to unseen logits can reach (Chao et al., ECCV 2016).
 
-    Exact and O(B log B) after the row maxima: an image's prediction moves from its best seen to its best unseen class
-    once the constant exceeds the difference of the two logits, so only these thresholds matter, and only those of
-    images that are right among the classes of their own role. Images whose thresholds float32 cannot tell apart move
-    together.
+    The result is exact, and takes O(B log B) after the row maxima. An image's prediction changes from its best seen to
+    its best unseen class when the constant exceeds the difference of the two logits. So only these thresholds matter,
+    and only for images that are right among the classes of their own role. Images whose thresholds float32 cannot
+    distinguish change together.
 
     Args:
         logits: B x K finite class scores.
-        labels: B integers in 0..K-1; images of seen and of unseen classes are needed.
+        labels: B integers in 0..K-1, with images of seen and of unseen classes.
         seen: K booleans, true for seen classes.
 
     Returns:
-        U, S and the constants, each with P >= 2 entries: U rises from 0, S falls to 0. The constants are midpoints
-        between neighbouring thresholds; the first is -inf, the last +inf.
+        U, S and the constants, each with P >= 2 entries. U rises from 0, S falls to 0. The constants are midpoints
+        between neighbouring thresholds. The first is -inf, the last +inf.
 
     Raises:
-        ValueError: as `gzsl_scores`, and if either role has no images.
+        ValueError: as in `gzsl_scores`, and if seen or unseen classes have no images.
     """
     logits, labels, seen = _checked(logits, labels, seen)
     _require_both_roles(labels, seen)
@@ -142,9 +143,9 @@ def seen_unseen_curve(
 
 
 def ausuc(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> float:
-    """Area under the seen-unseen curve, in [0, 1] (Chao et al., ECCV 2016): trapezoids over the exact points.
+    """Area under the seen-unseen curve, in [0, 1] (Chao et al., ECCV 2016), by trapezoids between its exact points.
 
-    Arguments and errors as `seen_unseen_curve`.
+    Arguments and errors as in `seen_unseen_curve`.
     """
     u, s, _ = seen_unseen_curve(logits, labels, seen)
     return float(np.sum(np.diff(u) * (s[1:] + s[:-1])) / 2)
@@ -153,13 +154,13 @@ def ausuc(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> float:
 def calibrate(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> float:
     """The constant to add to all unseen logits that maximises H.
 
-    Choose it on validation classes: on test images it would be tuned on what it is meant to measure.
+    Choose it on validation classes. On test images it would be tuned to the images that it is then measured on.
 
-    Arguments and errors as `seen_unseen_curve`.
+    Arguments and errors as in `seen_unseen_curve`.
 
     Returns:
         A finite constant in the unit of the logits: 0.0 if that is already best, else the middle of the best
-        interval; of several best intervals, the one nearest to 0.
+        interval. Of several best intervals, it is the one nearest to 0.
     """
     u, s, constants = seen_unseen_curve(logits, labels, seen)
     h = np.array([harmonic_mean(*point) for point in zip(u, s, strict=True)])
@@ -170,8 +171,8 @@ def calibrate(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> float:
 
 
 def _flips(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the B images: the constant above which it goes to an unseen class, and whether it is right among
-    the classes of its own role."""
+    """For each of the B images, the constant above which an unseen class is predicted, and whether the image is right
+    among the classes of its own role."""
     by_seen, by_unseen = np.where(seen, logits, -np.inf), np.where(seen, -np.inf, logits)
     right = np.where(seen[labels], by_seen.argmax(1), by_unseen.argmax(1)) == labels
     return by_seen.max(1) - by_unseen.max(1), right
@@ -183,7 +184,7 @@ def _mean_of_present(accuracies: np.ndarray) -> float | None:
 
 
 def _image_weights(labels: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """What a right answer for each of the B images adds to the mean accuracy of its role."""
+    """For each of the B images, how much a right answer adds to the mean accuracy of its role."""
     images = np.bincount(labels, minlength=len(seen))
     present = images > 0
     classes_of_role = np.where(seen, (present & seen).sum(), (present & ~seen).sum())
@@ -200,7 +201,7 @@ def _require_both_roles(labels: np.ndarray, seen: np.ndarray) -> None:
 
 
 def _checked(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """logits B x K (float64), labels B (int64), seen K (bool), or an error that names the fix."""
+    """logits B x K (float64), labels B (int64), seen K (bool); raises ValueError that says what to do."""
     logits, labels, seen = np.asarray(logits, dtype=np.float64), np.asarray(labels), np.asarray(seen)
     _check_shapes(logits, labels, seen)
     if not np.isfinite(logits).all():
@@ -210,7 +211,7 @@ def _checked(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> tuple[np.
             "check the training loss, or the inputs of these images, for overflow"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are {labels.dtype}; pass class indices as integers")
+        raise ValueError(f"labels have the type {labels.dtype}; pass class indices as integers")
     if labels.min() < 0 or labels.max() >= len(seen):
         raise ValueError(
             f"labels run from {labels.min()} to {labels.max()}, outside 0..{len(seen) - 1}, the indices of the "
@@ -220,7 +221,7 @@ def _checked(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> tuple[np.
     if seen.all() or not seen.any():
         raise ValueError(
             f"all {len(seen)} classes are {'seen' if seen.all() else 'unseen'}; "
-            "pass seen as one boolean per class, true for classes with training images, with both values in it"
+            "pass seen as one boolean per class, true for classes with training images; both values must occur"
         )
     return logits, labels.astype(np.int64), seen
 

@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from dedn_hf import __version__
-from dedn_hf.modeling.attention import Expert, Experts
+from dedn_hf.modeling.experts import Expert, Experts
 from dedn_hf.modeling.saving import temporary_folder
 from dedn_hf.publish.export_check import (
     OUTPUTS,

@@ -1,9 +1,9 @@
-"""Measures whether explanations are faithful: whether the answer depends on what they point at.
+"""Measures whether explanations are faithful: does the answer depend on the regions and attributes they name?
 
-Deletion and insertion curves after Petsiuk et al., "RISE" (BMVC 2018), and corrections of attributes. What differs
-from RISE: whole regions of the feature map are deleted, not pixels, and replaced by the image's mean colour, not by
-grey; insertion starts from an image of the regions' mean colours, smoothly joined, not from a Gaussian blur; and
-importance comes from the model's own attention in one forward pass, not from thousands of masked images.
+Deletion and insertion curves follow Petsiuk et al., "RISE" (BMVC 2018), with these differences. Whole regions of the
+feature map are deleted, not pixels, and replaced by the image's mean colour, not by grey. Insertion starts from an
+image of the regions' mean colours, smoothly joined, not from a Gaussian blur. Importance comes from the model's own
+attention in one forward pass, not from thousands of masked images. The other measure corrects attributes.
 
 Letters of the shapes: B images, K classes, A attributes, E experts, R = H x W regions.
 """
@@ -33,14 +33,14 @@ def region_importance(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels
     """What each region adds, through the region attention of all experts, to the lead of a class: B x H x W.
 
     The lead is the class's logit minus the mean logit of all classes. A region score is the sum of the attribute's
-    region map, and logits are linear in the scores; so a sum is taken apart here, and nothing is estimated:
+    region map, and logits are linear in the scores, so this is an exact share of a sum:
 
         sum_e w_e f_e sum_a (T_ya - mean_k T_ka) map_ear
 
     with the experts' weights w_e; f_e is the weight of region attention, with cosine logits times logit_scale / |s_e|.
-    Over the regions it adds up to the lead but for the channel attention's part and the constants for seen and unseen
-    classes. The attention itself depends on the whole image: this does not say what the lead would be without the
-    region. That is for deletion to show.
+    The regions add up to the lead without the channel attention's part and the constants for seen and unseen classes.
+    The attention itself depends on the whole image, so this does not say what the lead would be without the region.
+    Deletion curves show that.
 
     Args:
         pixel_values: B x 3 x image_size x image_size, from `model.image_processor()`. labels: B, the classes.
@@ -61,10 +61,10 @@ def region_importance(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels
 def region_orders(importance: torch.Tensor, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
     """The regions' indices in each of `ORDERS`, B x R.
 
-    'centre first' goes from the middle outwards: what a guess does that knows that photographers aim at their object.
+    'centre first' goes from the middle outwards. It is a baseline: photographers aim at their object.
 
     Args:
-        importance: B x H x W. generator: of the random order.
+        importance: B x H x W. generator: for the random order.
     """
     height, width = importance.shape[1:]
     flat = importance.flatten(1)
@@ -80,7 +80,7 @@ def region_orders(importance: torch.Tensor, generator: torch.Generator | None = 
 
 
 def without_detail(pixel_values: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-    """Images of the regions' mean colours, smoothly joined. Shape as `pixel_values`. grid: H and W."""
+    """Images of the regions' mean colours, smoothly joined, in the shape of `pixel_values`. grid: H and W."""
     colours = F.adaptive_avg_pool2d(pixel_values, tuple(grid))
     return F.interpolate(colours, size=pixel_values.shape[2:], mode="bicubic")
 
@@ -92,7 +92,7 @@ def class_probability(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels
     return probabilities.gather(1, labels[:, None])[:, 0].double().cpu().numpy()
 
 
-def replaced(start: torch.Tensor, end: torch.Tensor, order: torch.Tensor, count: int, grid: Sequence[int]):
+def replace_regions(start: torch.Tensor, end: torch.Tensor, order: torch.Tensor, count: int, grid: Sequence[int]):
     """Images of `start` whose first `count` regions in `order` (B x H W, indices) come from `end`."""
     chosen = (order.argsort(dim=1) < count).view(-1, 1, *grid)
     return torch.where(F.interpolate(chosen.to(start), size=start.shape[2:], mode="nearest").bool(), end, start)
@@ -104,20 +104,20 @@ def faithfulness_curves(
 ) -> Curves:
     """Deletion and insertion curves of the class that the model predicts for each whole image.
 
-    Deletion replaces region after region by the image's mean colour; insertion puts region after region back on the
-    image without detail. Where the most important regions come first, a faithful importance makes the first fall
-    faster, and the second rise faster, than any other order does.
+    Deletion replaces region after region by the image's mean colour. Insertion puts region after region back on the
+    image without detail. If the importance is faithful, the order 'most important first' makes the probability fall
+    faster under deletion, and rise faster under insertion, than any other order.
 
     Args:
         pixel_values: B x 3 x image_size x image_size, from `model.image_processor()`.
-        steps: the regions are replaced in so many portions, nearly equal and of whole regions.
-        generator: of the random order.
+        steps: in how many steps all regions are replaced; each step takes about the same number of regions.
+        generator: for the random order.
 
     Returns:
         Kind -> order -> B x (steps + 1) probabilities, 0..1, from no region replaced to all of them.
 
     Raises:
-        ValueError: a model in training mode or without region attention, fewer steps than 1.
+        ValueError: a model in training mode or without region attention, or fewer than 1 step.
     """
     if model.training:
         raise ValueError("The model is in training mode, in which it scores differently; call model.eval() first.")
@@ -133,7 +133,7 @@ def faithfulness_curves(
         first, last = (class_probability(model, images, labels) for images in (start, end))
         curves[kind] = {}
         for name, order in orders.items():
-            between = (replaced(start, end, order, count, grid) for count in counts[1:-1])
+            between = (replace_regions(start, end, order, count, grid) for count in counts[1:-1])
             values = [class_probability(model, images, labels) for images in between]
             curves[kind][name] = np.stack([first, *values, last], axis=1)
     return curves
@@ -144,43 +144,43 @@ def area_under(curve: np.ndarray) -> np.ndarray:
     return np.trapezoid(curve, dx=1 / (curve.shape[-1] - 1), axis=-1)
 
 
-def joined(parts: Iterable[Curves]) -> Curves:
-    """The curves of several batches, one after the other."""
+def join_batches(parts: Iterable[Curves]) -> Curves:
+    """The curves of several batches, in one array each."""
     parts = list(parts)
     return {kind: {name: np.concatenate([part[kind][name] for part in parts]) for name in ORDERS} for kind in KINDS}
 
 
 def balanced_sample(labels: Sequence[int], per_class: int, seed: int = 0) -> list[int]:
-    """Places of `per_class` images of every class, in ascending order; all of a class that has fewer.
+    """Indices of `per_class` images of every class, in ascending order; all images of a class that has fewer.
 
-    The same labels, number and seed give the same places. Raises ValueError for fewer than 1 image a class.
+    The same labels, number and seed give the same indices. Raises ValueError for fewer than 1 image a class.
     """
     if per_class < 1:
-        raise ValueError(f"{per_class} images of each class are none; take 1 or more.")
+        raise ValueError(f"per_class is {per_class}; take 1 or more.")
     rng, labels = np.random.default_rng(seed), np.asarray(labels)
-    places = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
-    return sorted(np.concatenate(places).tolist())
+    chosen = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
+    return sorted(np.concatenate(chosen).tolist())
 
 
-def corrected_right(
+def right_after_corrections(
     explanation: Explanation, label: int, counts: Sequence[int], rng: np.random.Generator | None = None
 ) -> list[bool]:
-    """Whether a wrong answer becomes right once so many attributes have been corrected, for each of `counts`.
+    """For each of `counts`: does a wrong answer become right when that many attributes are corrected?
 
-    Corrected are, first, the attributes that speak most against the true class and for the best of the others. Their
+    The attributes that speak most against the true class, and for the best other class, are corrected first. Their
     'true' values are those of the true class in the model's table; nobody has looked at the image. So this measures
-    how far few true statements reach, if they describe the class, and not what an observer would achieve.
+    what a few true statements about the class achieve, not what an observer of the image would achieve.
 
     Args:
         explanation: of a wrongly classified image, without corrections. label: its true class.
-        rng: correct attributes at random instead, to compare with.
+        rng: if given, attributes are corrected in random order, as a baseline.
 
     Raises:
-        ValueError: the answer is right already.
+        ValueError: the answer is already right.
     """
     names, attributes = explanation.table.class_names, explanation.table.attribute_names
     if explanation.ranking[0] == label:
-        raise ValueError(f"The answer, {names[label]}, is right; give the explanation of a wrong one.")
+        raise ValueError(f"The answer {names[label]!r} is right; give the explanation of a wrong answer.")
     contributions = explanation.compare(names[label]).contributions
     order = np.argsort(contributions, kind="stable") if rng is None else rng.permutation(len(contributions))
     values = explanation.table.class_attributes[label]

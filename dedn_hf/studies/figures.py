@@ -1,4 +1,4 @@
-"""Figures of what a trained model can do, and of how its explanations were measured; more are in `plots`.
+"""Figures of what a trained model can do, of how its explanations were measured, and of studies.
 
 Pure functions: arrays in, a matplotlib `Figure` out; nothing is shown, and no global state is touched.
 
@@ -15,10 +15,29 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from dedn_hf.explain.figures import BLACK, BLUE, TEXT_SIZE, TITLE_SIZE, VERMILLION, simple, style_of
+from dedn_hf.explain.figures import (
+    ACCURACY_STYLES,
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    TEXT_SIZE,
+    TITLE_SIZE,
+    VERMILLION,
+    keep_two_spines,
+)
 
-BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE, "#00293F"])  # darker is more, in grey print too
-NUMBERED_CLASSES = 15  # up to so many, a confusion matrix has its numbers in it
+BLUES = LinearSegmentedColormap.from_list("blues", ["white", BLUE, "#00293F"])  # darker is more, also in grey print
+LINES = ((BLUE, "o", "-"), (VERMILLION, "s", "--"), (GREEN, "^", "-."), (BLACK, "D", ":"), (GREY, "v", "-"))
+SCORE_STYLES = {**ACCURACY_STYLES, "AUSUC": ("#CC79A7", "v")}
+NUMBERED_CLASSES = 15  # a confusion matrix of at most this many classes has numbers in its cells
+
+
+def style_of(position: int) -> dict:
+    """Colour, marker and dash of a curve. 25 curves differ, also in grey print."""
+    colour, _, dash = LINES[position % len(LINES)]
+    marker = LINES[(position + position // len(LINES)) % len(LINES)][1]
+    return {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "linewidth": 1.6}
 
 
 def figure_seen_unseen(
@@ -29,7 +48,7 @@ def figure_seen_unseen(
 
     Args:
         curves: model -> U and S, 0..1, as `metrics.scores.seen_unseen_curve` gives them. The legend has the AUSUC.
-        points: model -> the U and S that it has as it is, marked on the curve.
+        points: model -> its U and S without an added constant, marked on the curve.
 
     Raises:
         ValueError: no curve, or a point of a model without one.
@@ -51,7 +70,7 @@ def figure_seen_unseen(
         if name in points:
             u, s = (100 * value for value in points[name])
             marks = {"marker": style["marker"], "s": 46, "edgecolor": BLACK, "zorder": 3, **colour}
-            axes.scatter([u], [s], label=fill(f"{name} as it is: U {u:.1f}, S {s:.1f}", 46), **marks)
+            axes.scatter([u], [s], label=fill(f"{name} without a constant: U {u:.1f}, S {s:.1f}", 46), **marks)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 100)
     axes.set_aspect("equal")
@@ -60,7 +79,7 @@ def figure_seen_unseen(
     labels = axes.get_legend_handles_labels()[1]
     figure.set_figheight(4.5 + 0.25 * sum(1 + label.count("\n") for label in labels))
     axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14))
-    simple(axes)
+    keep_two_spines(axes)
     return figure
 
 
@@ -102,7 +121,7 @@ def figure_confusion(counts: np.ndarray, class_names: Sequence[str], title: str 
 def figure_class_attributes(
     class_attributes: np.ndarray, class_names: Sequence[str], groups: Sequence[str], seen: Sequence[bool]
 ) -> Figure:
-    """What the model is told of the classes: attributes ordered by group, seen classes above unseen ones.
+    """The attributes of the classes, ordered by group, with seen classes above unseen ones.
 
     Args:
         class_attributes: K x A, in any scale; each attribute is drawn from its lowest to its highest value.
@@ -174,6 +193,48 @@ def figure_deletion(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Seq
         axes.set_ylim(bottom=0)
         legend = {"loc": "upper left", "bbox_to_anchor": (0, -0.14), "handlelength": 3.5}
         axes.legend(fontsize=TEXT_SIZE, frameon=False, **legend)
-        simple(axes)
+        keep_two_spines(axes)
     panels[0].set_ylabel("probability of the predicted class (%)", fontsize=TITLE_SIZE)
+    return figure
+
+
+def figure_sensitivity(
+    values: Sequence[float],
+    means: Mapping[str, Sequence[float]],
+    deviations: Mapping[str, Sequence[float]] | None = None,
+    label: str = "weight",
+    chosen: float | None = None,
+) -> Figure:
+    """Accuracies over the values of one setting, such as a loss weight (Figure 4 of the DEDN paper).
+
+    The values stand at equal distances, so that 0 and several powers of ten fit on one axis.
+
+    Args:
+        values: P, in the order to draw them. means: curve, such as 'H' -> P accuracies, 0..1.
+        deviations: the same curves -> P standard deviations, drawn as bars. label: name of the setting.
+        chosen: one of the values, marked by a line.
+
+    Raises:
+        ValueError: no curve, curves of another length than `values`, `chosen` not among them.
+    """
+    deviations = deviations or {}
+    if not means or any(len(curve) != len(values) for curve in (*means.values(), *deviations.values())):
+        raise ValueError(f"Give at least one curve, and for each one number per value: there are {len(values)}.")
+    if chosen is not None and chosen not in list(values):
+        raise ValueError(f"chosen is {chosen}, which is none of the values {list(values)}.")
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained", dpi=130)
+    axes, places = figure.subplots(), np.arange(len(values))
+    for position, (name, curve) in enumerate(means.items()):
+        spread = 100 * np.asarray(deviations[name]) if name in deviations else None
+        style = {**style_of(position), "capsize": 3, "elinewidth": 1}
+        if name in SCORE_STYLES:  # as in the training curves
+            style["color"], style["marker"] = SCORE_STYLES[name]
+        axes.errorbar(places, 100 * np.asarray(curve), spread, label=name, **style)
+    if chosen is not None:
+        axes.axvline(list(values).index(chosen), color=GREY, linestyle="--", linewidth=1, label="chosen", zorder=0)
+    axes.set_xticks(places, [f"{value:g}" for value in values])
+    axes.set_xlabel(label, fontsize=TITLE_SIZE)
+    axes.set_ylabel("accuracy (%)", fontsize=TITLE_SIZE)
+    axes.legend(fontsize=TEXT_SIZE, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    keep_two_spines(axes)
     return figure

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dedn_hf.explain.explainer import region_maps_of
-from dedn_hf.explain.placement import Box, crop_box
+from dedn_hf.explain.heat import Box, crop_box
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -41,7 +41,7 @@ CUB_PARTS = {  # how an attribute's name begins -> names in CUB's parts.txt
 
 
 def cub_parts_of(attribute: str) -> tuple[str, ...]:
-    """The parts that an attribute of CUB describes; none for those of the whole bird (size, shape, primary colour).
+    """The parts that an attribute of CUB describes; none if it describes the whole bird (size, shape, main colour).
 
     >>> cub_parts_of("has_bill_shape::hooked")
     ('beak',)
@@ -62,7 +62,7 @@ def shapes_parts_of(attribute: str) -> tuple[str, ...]:
 def read_cub_birds(folder: str | Path) -> dict[str, Parts]:
     """Image file -> the box of the whole bird, from images.txt and bounding_boxes.txt in CUB_200_2011.
 
-    Raises FileNotFoundError without one of them.
+    Raises FileNotFoundError if one of them is missing.
     """
     files = dict(read_rows(Path(folder) / "images.txt"))
     boxes = {}
@@ -75,7 +75,7 @@ def read_cub_birds(folder: str | Path) -> dict[str, Parts]:
 def read_cub_parts(folder: str | Path) -> dict[str, Parts]:
     """Image file -> the points of its visible parts, from images.txt, parts/parts.txt and parts/part_locs.txt.
 
-    Raises FileNotFoundError without one of them.
+    Raises FileNotFoundError if one of them is missing.
     """
     root = Path(folder)
     files, names = dict(read_rows(root / "images.txt")), dict(read_rows(root / "parts" / "parts.txt"))
@@ -88,7 +88,7 @@ def read_cub_parts(folder: str | Path) -> dict[str, Parts]:
 
 
 def read_rows(path: Path) -> list[tuple[str, str]]:
-    """'1 some text' a line, to ('1', 'some text')."""
+    """Each line '1 some text' as ('1', 'some text')."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [(number, text) for number, _, text in (line.strip().partition(" ") for line in lines) if number]
 
@@ -96,12 +96,13 @@ def read_rows(path: Path) -> list[tuple[str, str]]:
 def regions_of(boxes: Iterable[Box], crop: Box, grid: tuple[int, int], margin: float = 0.0) -> np.ndarray:
     """The regions of a feature map that belong to a part: H x W bool.
 
-    Those whose centre lies in a box; of a box that is narrower or lower than a region, those that hold its middle, so
-    that a small part and a point have a region too. None where the part lies outside of what the model saw.
+    These are the regions whose centre lies in a box. A box that is narrower or lower than a region gets the regions
+    that hold its middle, so that a small part or a point has a region too. All are False if the part lies outside of
+    what the model saw.
 
     Args:
-        boxes: of the part, in pixels of the picture. crop: what the model saw of it, see `placement.crop_box`.
-        grid: H and W. margin: boxes are widened by so many regions on every side.
+        boxes: of the part, in pixels of the picture. crop: what the model saw of it, see `heat.crop_box`.
+        grid: H and W. margin: how many regions boxes are widened by on every side.
     """
     height, width = grid
     rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
@@ -117,7 +118,7 @@ def regions_of(boxes: Iterable[Box], crop: Box, grid: tuple[int, int], margin: f
 
 
 def pointing_hits(region_maps: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Whether each region map has its maximum in its target: B x E x A bool; a map without positive values does not.
+    """Whether each region map has its maximum in its target: B x E x A bool; False without a positive value.
 
     Args:
         region_maps: B x E x A x H x W. targets: B x A x H x W bool.
@@ -171,14 +172,14 @@ def play_pointing_game(
 def pointing_accuracy(
     hits: np.ndarray, targets: np.ndarray, groups: Sequence[str], experts: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Group (at last: 'all') -> share of hits of each expert, beside what needs no model.
+    """Group (the last is 'all') -> share of hits of each expert, and of two baselines that need no model.
 
     Args:
         hits, targets: as `play_pointing_game` gives them, for all pictures. groups: A names. experts: E names.
 
     Returns:
-        For each group with a pair that counts: 'pairs', their number; each expert, 'chance' (a region at random) and
-        'centre' (always the middle of the picture), 0..1.
+        For each group with a pair that counts: 'pairs', the number of these; and, 0..1, each expert, 'chance' (a
+        random region) and 'centre' (always the middle of the picture).
     """
     counts = ~np.isnan(hits[:, 0])
     chance = targets.mean(axis=(2, 3))

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dedn_hf.explain.figures import figure_sensitivity
 from dedn_hf.studies.comparison import (
     COMPARED,
     Predictions,
@@ -18,6 +17,7 @@ from dedn_hf.studies.comparison import (
     markdown_tables,
     what_seeds_can_show,
 )
+from dedn_hf.studies.figures import figure_sensitivity
 from dedn_hf.studies.study import Plan, Study
 from dedn_hf.training.experiment import RUN_FILE, write_json
 

@@ -3,7 +3,7 @@
     python app.py [MODEL]
 
 MODEL, or the environment variable DEDN_MODEL, is a model folder or a Hub id; default runs/quickstart. scoring.py has
-what the page computes, views.py what it shows of that; here is where things stand and what sets off what.
+what the page computes and views.py turns it into HTML. This file has the layout and the events.
 """
 
 import os
@@ -16,7 +16,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 import scoring
 import views
-from scoring import AVERAGE, NOTHING, Reading
+from scoring import AVERAGE, NOTHING, PhotoScores
 from transformers import PreTrainedModel
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ LAUNCH = {
 
 
 class Page:
-    """The page of one model. The state of a visit is the reading of the photo, and where the sliders were left."""
+    """The page of one model. The state of a visit: the scores of the photo, and the positions of the sliders."""
 
     def __init__(self, model: PreTrainedModel, source: str) -> None:
         self.model, self.source, self.table = model, source, model.attribute_table
@@ -55,47 +55,55 @@ class Page:
         self.spoken = {name: views.spoken(name, group) for name, group in zip(names, groups, strict=True)}
         self.ranges = {name: scoring.slider_range(self.table, a) for a, name in enumerate(names)}
 
-    # What the events do -------------------------------------------------------------------------------------------
+    # Events ---------------------------------------------------------------------------------------------------------
 
-    def look(self, photo: dict | None, *asked) -> tuple:
-        """A new photo, or none: read it, and refresh everything. `asked` as in `answer`."""
-        reading, problem, attribute = None, gr.update(visible=False), self.table.attribute_names[0]
+    def photo_changed(self, photo: dict | None, *form) -> tuple:
+        """A new photo, or none: read it, and refresh everything. `form` as in `results`."""
+        photo_scores, problem, attribute = None, gr.update(visible=False), self.table.attribute_names[0]
         if photo:
             try:
-                reading = scoring.read(self.model, scoring.open_photo(photo["path"]))
-                attribute = self.table.attribute_names[scoring.strongest_attribute(self.model, reading, self.table)]
+                photo_scores = scoring.score_photo(self.model, scoring.open_photo(photo["path"]))
+                attribute = self.table.attribute_names[
+                    scoring.strongest_attribute(self.model, photo_scores, self.table)
+                ]
             except ValueError as error:
                 problem = gr.update(value=views.alert(str(error)), visible=True)
-        return reading, problem, attribute, *self.answer(reading, *asked), *self.heat_maps(reading, attribute)
+        return (
+            photo_scores,
+            problem,
+            attribute,
+            *self.results(photo_scores, *form),
+            *self.heat_maps(photo_scores, attribute),
+        )
 
-    def answer(
-        self, reading: Reading | None, name: str, start: int, chosen: list[str], settings: dict, other: int
+    def results(
+        self, photo_scores: PhotoScores | None, name: str, start: int, chosen: list[str], settings: dict, other: int
     ) -> tuple[str, str, str, str]:
-        """What follows from photo and description: ranking, what decided, a note on the new class, its JSON.
+        """For a photo and a description: the ranking, what decided, a note on the new class, and its JSON.
 
         Args:
-            name: of the new class. start: AVERAGE, NOTHING or a class, where its description starts from. chosen: the
-                attributes that differ from that. settings: attribute -> where its slider was left. other: the class
-                to compare the best one with, or RUNNER_UP.
+            name: of the new class. start: what its description starts from: AVERAGE, NOTHING or a class. chosen: the
+                attributes that differ from that. settings: attribute -> position of its slider. other: the class to
+                compare the best one with, or RUNNER_UP.
         """
         table, note = self.candidates(name, start, chosen, settings)
         described = len(table) > len(self.table)
-        copied = scoring.for_the_pipeline(table) if described else ""
-        if reading is None:
+        copied = scoring.candidate_labels(table) if described else ""
+        if photo_scores is None:
             return views.hint(NO_PHOTO), "", note, copied
-        logits = scoring.class_logits(self.model, reading, table)
+        logits = scoring.class_logits(self.model, photo_scores, table)
         order = (-logits).argsort(kind="stable").tolist()
         if described:
             note = views.place(table, order, logits)
         return (
             views.ranking(table, order, logits, len(self.table)),
-            self.why(reading, table, order, other),
+            self.why(photo_scores, table, order, other),
             note,
             copied,
         )
 
     def candidates(self, name: str, start: int, chosen: list[str], settings: dict) -> tuple:
-        """The model's classes, with the new one where it is described, and a note on that."""
+        """The model's classes, with the new one if it is described, and a note about it."""
         if not chosen and start in (AVERAGE, None):
             return self.table, views.hint(NO_DESCRIPTION)
         values = {attribute: settings.get(attribute, self.ranges[attribute][1]) for attribute in chosen}
@@ -105,40 +113,43 @@ class Page:
         except ValueError as error:
             return self.table, views.alert(str(error))
 
-    def why(self, reading: Reading, table, order: list[int], other: int) -> str:
+    def why(self, photo_scores: PhotoScores, table, order: list[int], other: int) -> str:
         """What decided between the best class and another one."""
         if len(order) < 2:
             return views.hint("There is only one class, so there was nothing to decide.")
         if other not in order[1:]:
             other = order[1]
-        parts, bias = scoring.contributions(self.model, reading, table, order[0], other)
+        parts, bias = scoring.contributions(self.model, photo_scores, table, order[0], other)
         return views.why(table, list(self.spoken.values()), order[0], other, parts, bias)
 
-    def heat_maps(self, reading: Reading | None, attribute: str | None) -> list:
+    def heat_maps(self, photo_scores: PhotoScores | None, attribute: str | None) -> list:
         """An update for every expert's picture."""
         experts = self.model.config.experts
-        if reading is None or reading.region_maps is None or attribute is None:
+        if photo_scores is None or photo_scores.region_maps is None or attribute is None:
             return [gr.update(value=None, alt_text="") for _ in experts]
-        said, a = f"where the {{}} expert found {self.spoken[attribute]}", self.table.attribute_names.index(attribute)
-        pictures = [scoring.heat_map(reading, i, a) for i in range(len(experts))]
+        a = self.table.attribute_names.index(attribute)
+        pictures = [scoring.heat_map(photo_scores, i, a) for i in range(len(experts))]
         return [
-            gr.update(value=picture, alt_text=f"The photo in grey, orange {said.format(expert)}")
+            gr.update(
+                value=picture,
+                alt_text=f"The photo in grey, orange where the {expert} expert found {self.spoken[attribute]}",
+            )
             for picture, expert in zip(pictures, experts, strict=True)
         ]
 
-    def move(self, attribute: str, value: float | None, reading: Reading | None, *asked) -> tuple:
-        """A slider moved: remember where, and answer again."""
-        name, start, chosen, settings, other = asked
+    def slider_moved(self, attribute: str, value: float | None, photo_scores: PhotoScores | None, *form) -> tuple:
+        """A slider moved: remember its position, and update the results."""
+        name, start, chosen, settings, other = form
         if value is not None:  # as while a number is being typed
             settings = {**settings, attribute: value}
-        return settings, *self.answer(reading, name, start, chosen, settings, other)
+        return settings, *self.results(photo_scores, name, start, chosen, settings, other)
 
-    # Where things stand -------------------------------------------------------------------------------------------
+    # Layout ---------------------------------------------------------------------------------------------------------
 
     def build(self) -> gr.Blocks:
         """The page; `launch(**LAUNCH)` shows it."""
         with gr.Blocks(title="Zero-shot classification", analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-            self.reading, self.settings = gr.State(time_to_live=HOUR), gr.State({})
+            self.photo_scores, self.settings = gr.State(time_to_live=HOUR), gr.State({})
             gr.HTML(views.heading(self.source, self.table))
             with gr.Row():
                 with gr.Column(scale=2, min_width=300):
@@ -185,7 +196,7 @@ class Page:
                 gr.Image(label=f"{expert.capitalize()} expert", interactive=False, buttons=[], min_width=220)
                 for expert in self.model.config.experts
             ]
-        gr.HTML(views.EXPERTS)
+        gr.HTML(views.EXPERTS_HINT)
 
     def build_new_class(self) -> None:
         """The panel that describes a class: name, start, attributes and their sliders."""
@@ -217,16 +228,18 @@ class Page:
         return [(spoken, name) for name, spoken in self.spoken.items()]
 
     def connect(self) -> None:
-        """What sets off what."""
-        asked = [self.name, self.start, self.chosen, self.settings, self.other]
+        """Connect events to what they change."""
+        form = [self.name, self.start, self.chosen, self.settings, self.other]
         shown = [self.ranking, self.reasons, self.note, self.copied]
-        quietly = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        no_spinner = {"show_progress": "hidden", "trigger_mode": "always_last"}
         # preprocess=False: gradio would open the file itself, and stop at a broken one without saying what is wrong.
-        seen = [self.reading, self.problem, self.attribute, *shown, *self.maps]
-        self.photo.change(self.look, [self.photo, *asked], seen, preprocess=False, show_progress_on=self.ranking)
+        seen = [self.photo_scores, self.problem, self.attribute, *shown, *self.maps]
+        self.photo.change(
+            self.photo_changed, [self.photo, *form], seen, preprocess=False, show_progress_on=self.ranking
+        )
         edits = [part.change for part in (self.name, self.start, self.chosen, self.other)]
-        gr.on(edits, self.answer, [self.reading, *asked], shown, **quietly)
-        self.attribute.input(self.heat_maps, [self.reading, self.attribute], self.maps, **quietly)
+        gr.on(edits, self.results, [self.photo_scores, *form], shown, **no_spinner)
+        self.attribute.input(self.heat_maps, [self.photo_scores, self.attribute], self.maps, **no_spinner)
         blank = [self.name, self.start, self.chosen, self.settings]
         self.reset.click(lambda: (NEW_NAME, AVERAGE, [], {}), None, blank, show_progress="hidden")
 
@@ -238,8 +251,8 @@ class Page:
                     low, high, step = self.ranges[attribute]
                     value = settings.get(attribute, high)
                     slider = gr.Slider(low, high, value, step=step, label=self.spoken[attribute], interactive=True)
-                    inputs, outputs = [slider, self.reading, *asked], [self.settings, *shown]
-                    slider.input(partial(self.move, attribute), inputs, outputs, **quietly)
+                    inputs, outputs = [slider, self.photo_scores, *form], [self.settings, *shown]
+                    slider.input(partial(self.slider_moved, attribute), inputs, outputs, **no_spinner)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the page computes: one forward pass a photo, and everything else from the attribute scores that it gave.
+"""What the page computes: one forward pass per photo, and everything else from its attribute scores.
 
 Letters of the shapes: K classes, A attributes, E experts, H x W regions.
 """
@@ -14,12 +14,12 @@ from transformers import AutoModelForZeroShotImageClassification, PreTrainedMode
 from transformers.image_utils import load_image
 
 VERMILLION = np.array([213, 94, 0]) / 255  # of Okabe and Ito's palette, told apart with any colour vision
-AVERAGE, NOTHING = -1, -2  # what a description starts from, unless from a class (then its index)
+AVERAGE, NOTHING = -1, -2  # what a description starts from, or else the index of a class
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What the model made of one photo.
+class PhotoScores:
+    """What the model computed for one photo.
 
     Args:
         picture: height x width x 3 in 0..1, the photo as the model saw it.
@@ -34,8 +34,8 @@ class Reading:
 def load_model(source: str) -> PreTrainedModel:
     """A DEDN model that takes pictures, from a folder or the Hub.
 
-    Uses dedn_hf where it is installed. Elsewhere it executes the code that is saved with the model: name only models
-    that you trust. Raises ValueError for a source without such a model.
+    Uses dedn_hf if it is installed. Otherwise it runs the code that is saved with the model, so name only models that
+    you trust. Raises ValueError for a source without such a model.
     """
     try:
         import dedn_hf  # noqa: F401  transformers knows the model from here on
@@ -61,7 +61,7 @@ def open_photo(path: str) -> Image.Image:
 
 
 @torch.no_grad()
-def read(model: PreTrainedModel, photo: Image.Image) -> Reading:
+def score_photo(model: PreTrainedModel, photo: Image.Image) -> PhotoScores:
     """Run the model once."""
     pixel_values = model.image_processor()(images=photo, return_tensors="pt")["pixel_values"]
     output = model(pixel_values.to(model.device), output_attentions=True)
@@ -70,40 +70,42 @@ def read(model: PreTrainedModel, photo: Image.Image) -> Reading:
     maps = output.region_maps
     if maps is not None:
         maps = maps[0].unflatten(-1, tuple(model.config.feature_shape[1:])).float().cpu().numpy()
-    return Reading(picture, output.attribute_scores, maps)
+    return PhotoScores(picture, output.attribute_scores, maps)
 
 
 @torch.no_grad()
-def class_logits(model: PreTrainedModel, reading: Reading, table) -> np.ndarray:
+def class_logits(model: PreTrainedModel, photo_scores: PhotoScores, table) -> np.ndarray:
     """K, for the classes of any table that has the model's attributes."""
-    return model.score_classes(reading.attribute_scores, table)[0].float().cpu().numpy()
+    return model.score_classes(photo_scores.attribute_scores, table)[0].float().cpu().numpy()
 
 
 @torch.no_grad()
-def contributions(model: PreTrainedModel, reading: Reading, table, one: int, other: int) -> tuple[np.ndarray, float]:
-    """What decided between two classes: s_a (T_ya - T_ka), A, and the part of the logits that no photo changes.
+def contributions(
+    model: PreTrainedModel, photo_scores: PhotoScores, table, one: int, other: int
+) -> tuple[np.ndarray, float]:
+    """What decided between two classes: s_a (T_ya - T_ka), A, and the bias, which does not depend on the photo.
 
     Together they sum to the difference of the two logits.
     """
-    pair = torch.from_numpy(table.class_attributes[[one, other]]).to(reading.attribute_scores)
+    pair = torch.from_numpy(table.class_attributes[[one, other]]).to(photo_scores.attribute_scores)
     rows = model.normalized_class_attributes(pair)
     bias = model.class_bias(torch.from_numpy(table.seen[[one, other]]).to(model.device)).float()
-    return (reading.attribute_scores[0] * (rows[0] - rows[1])).float().cpu().numpy(), (bias[0] - bias[1]).item()
+    return (photo_scores.attribute_scores[0] * (rows[0] - rows[1])).float().cpu().numpy(), (bias[0] - bias[1]).item()
 
 
-def strongest_attribute(model: PreTrainedModel, reading: Reading, table) -> int:
+def strongest_attribute(model: PreTrainedModel, photo_scores: PhotoScores, table) -> int:
     """Of the attributes found in the photo, the one that speaks most for the best class against the runner-up."""
-    logits = class_logits(model, reading, table)
-    parts, _ = contributions(model, reading, table, logits.argmax(), logits.argsort()[-2:][0])
-    found = reading.attribute_scores[0].float().cpu().numpy() > 0
+    logits = class_logits(model, photo_scores, table)
+    parts, _ = contributions(model, photo_scores, table, logits.argmax(), logits.argsort()[-2:][0])
+    found = photo_scores.attribute_scores[0].float().cpu().numpy() > 0
     return int(np.where(found, parts, -np.inf).argmax())
 
 
 def slider_range(table, attribute: int) -> tuple[float, float, float]:
     """Lowest and highest value of an attribute over the classes, rounded outwards to whole steps, and the step.
 
-    The step is a power of ten, with 100 to 1000 of them in the range. An attribute with but one value has the range of
-    all attributes.
+    The step is a power of ten, with 100 to 1000 of them in the range. An attribute with a single value has the
+    range of all attributes.
     """
     values = table.class_attributes[:, attribute]
     if values.min() == values.max():
@@ -127,7 +129,7 @@ def describe(table, start: int, values: dict[str, float]) -> np.ndarray:
 
 
 def with_class(table, name: str, class_attributes: np.ndarray):
-    """The table and one more class, unseen, at its end. Raises ValueError for a name or values that do not do."""
+    """The table with one more class, unseen, at its end. Raises ValueError for an unusable name or values."""
     name = name.strip()
     if not name:
         raise ValueError("The new class has no name. Give it one.")
@@ -142,17 +144,20 @@ def with_class(table, name: str, class_attributes: np.ndarray):
     )
 
 
-def for_the_pipeline(table) -> str:
+def candidate_labels(table) -> str:
     """The last class of a table as JSON, in the form of the pipeline's `candidate_labels`."""
     values = [round(float(value), 4) for value in table.class_attributes[-1]]
     return json.dumps({table.class_names[-1]: dict(zip(table.attribute_names, values, strict=True))}, indent=1)
 
 
-def heat_map(reading: Reading, expert: int, attribute: int, size: int = 384) -> Image.Image:
-    """Where an expert found an attribute: the positive part of its region map, orange on a pale grey photo."""
-    region_map = Image.fromarray(reading.region_maps[expert, attribute])
+def heat_map(photo_scores: PhotoScores, expert: int, attribute: int, size: int = 384) -> Image.Image:
+    """Where an expert found an attribute: the positive part of its region map, orange on a pale grey photo.
+
+    As `dedn_hf.explain.heat.paint_heat`, which a Space does not have: it runs without dedn_hf.
+    """
+    region_map = Image.fromarray(photo_scores.region_maps[expert, attribute])
     heat = np.asarray(region_map.resize((size, size), Image.Resampling.BICUBIC)).clip(min=0)
-    heat = 0.9 * heat[..., None] / max(heat.max(), 1e-12)
-    photo = Image.fromarray((255 * reading.picture).round().astype(np.uint8)).convert("L").resize((size, size))
-    grey = 0.25 + 0.7 * np.asarray(photo)[..., None] / 255
-    return Image.fromarray((255 * (grey * (1 - heat) + VERMILLION * heat)).round().astype(np.uint8))
+    cover = 0.9 * heat[..., None] / max(heat.max(), 1e-12)
+    photo = Image.fromarray((255 * photo_scores.picture).round().astype(np.uint8)).resize((size, size))
+    grey = 0.25 + 0.7 * np.asarray(photo).mean(axis=-1, keepdims=True) / 255
+    return Image.fromarray((255 * (grey * (1 - cover) + VERMILLION * cover)).round().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What the page shows of the numbers, as HTML. Names come from people: every one of them is escaped."""
+"""The numbers as HTML. Names come from people, so every one is escaped."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,14 +6,14 @@ from html import escape
 import numpy as np
 
 TOP, FOR, AGAINST = 5, 5, 3  # how many bars
-EXPERTS = (
+EXPERTS_HINT = (
     '<p class="hint">The coarse expert looks for all attributes at once, the fine one group by group. Orange is where '
-    "they found the attribute, strongest where it is deepest; none means that they did not.</p>"
+    "they found the attribute: the deeper, the more. No orange means that they did not find it.</p>"
 )
 
 
 def spoken(attribute: str, group: str = "") -> str:
-    """An attribute's name for people: 'has_bill_shape::hooked' is 'bill shape: hooked'; with its group if it is news.
+    """An attribute's name for people: 'has_bill_shape::hooked' is 'bill shape: hooked'. Adds a group that it lacks.
 
     >>> spoken("stripes", "pattern")
     'stripes (pattern)'
@@ -32,7 +32,7 @@ def hint(text: str) -> str:
 
 
 def alert(text: str) -> str:
-    """Read out at once by a screen reader."""
+    """A message that screen readers read out at once."""
     return f'<p class="alert" role="alert">{escape(text)}</p>'
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dedn_hf.data import AWA2, load
 from dedn_hf.data.catalog import decode_problem, hold_out
-from dedn_hf.data.transforms import decoded
+from dedn_hf.data.transforms import decoded, encoded
 from tests.fake_data import classes_of, jpeg, write_benchmark
 
 
@@ -90,4 +90,4 @@ def test_a_grey_image_of_16_bits_keeps_its_greys():
     greys = np.linspace(0, 255, 16).astype(np.uint8).reshape(4, 4)
     deep = Image.fromarray(greys.astype(np.uint16) * 257)
     images = datasets.Dataset.from_dict({"image": [deep]}, datasets.Features({"image": datasets.Image()}))
-    assert (np.asarray(decoded(images, [0])[0]) == greys[..., None]).all()
+    assert (np.asarray(decoded(encoded(images), [0])[0]) == greys[..., None]).all()

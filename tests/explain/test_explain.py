@@ -16,7 +16,7 @@ from dedn_hf.cli import main
 from dedn_hf.data.shapes import render, shapes_table
 from dedn_hf.explain.explainer import explain
 from dedn_hf.explain.explanation import Explanation
-from dedn_hf.explain.placement import crop_box, place_heat
+from dedn_hf.explain.heat import crop_box, place_heat
 from dedn_hf.explain.report import odds
 from dedn_hf.publish.saved import load_model
 from tests.tables import small_table
@@ -205,12 +205,12 @@ def test_a_border_around_a_small_picture_lies_outside_of_it():
 def test_heat_lies_on_the_region_of_the_original_picture(column, row):
     region_map = -np.ones((8, 8))
     region_map[row, column] = 1
-    heat = place_heat(region_map, (30.0, 0.0, 110.0, 80.0), (140, 80))
+    heat = place_heat(region_map, (140, 80), (30.0, 0.0, 110.0, 80.0))
     assert heat.shape == (80, 140) and (heat.min(), heat.max()) == (0, 1)
     rows, columns = np.nonzero(heat > 0.5)
     assert rows.min() >= 10 * row and rows.max() < 10 * (row + 1)
     assert columns.min() >= 30 + 10 * column and columns.max() < 30 + 10 * (column + 1)
-    small = place_heat(region_map, (30.0, 0.0, 110.0, 80.0), (140, 80), (70, 40))
+    small = place_heat(region_map, (140, 80), (30.0, 0.0, 110.0, 80.0), (70, 40))
     assert small == pytest.approx(heat.reshape(40, 2, 70, 2).mean(axis=(1, 3)), abs=0.1)
 
 
@@ -341,7 +341,7 @@ def test_after_training_heat_follows_the_parts_of_a_creature_until_weights_are_r
 
 def test_a_model_without_region_attention_is_explained_without_heat_maps():
     explanation = explain(tiny_model(attentions=["channel"]), picture())
-    assert explanation.shown == [] and explanation.to_dict()["heat_maps"] == []
+    assert explanation.heat_map_attributes == [] and explanation.to_dict()["heat_maps"] == []
     assert "no heat maps" in explanation.to_html()
     assert explanation.figure().get_axes()
     with pytest.raises(ValueError, match="no region attention"):
@@ -396,7 +396,7 @@ def test_an_attribute_that_all_classes_share_changes_nothing_between_them_when_c
     table.class_attributes[:, 2] = 7
     explanation = explain(tiny_model(table), picture())
     corrected = explanation.correct({"attribute 2": 50})
-    assert not corrected.votes(0)[:, 2].any() and not corrected.votes(5)[:, 2].any()
+    assert not corrected.class_contributions(0)[:, 2].any() and not corrected.class_contributions(5)[:, 2].any()
 
 
 # As a file -----------------------------------------------------------------------------------------------------------
@@ -516,6 +516,21 @@ def test_people_read_names_as_they_say_them_and_may_give_them_so(model, saved, c
         explanation.correct({"hooked": 3})
     explanation.table.class_names[1] = "002.Black_footed_Albatross"
     assert replace(explanation).class_titles == explanation.table.class_names  # else two would be alike
+
+
+def test_after_a_correction_the_title_names_the_new_answer(explanation):
+    best = explanation.ranking[0]
+    values = explanation.table.class_attributes[explanation.ranking[-1]]
+    corrected = explanation.correct(dict(zip(explanation.table.attribute_names, values.tolist(), strict=True)))
+    new = corrected.class_titles[corrected.ranking[0]]
+    assert corrected.ranking[0] != best
+    assert f"<h1>Why {new}, and not" in corrected.to_html()
+    asked = replace(corrected, compared_classes=(explanation.table.class_names[best], None))
+    assert f"<title>The answer is now {new}. Why {explanation.class_titles[best]}, and not {new}?" in asked.to_html()
+    assert "The answer is now" not in asked.uncorrected.to_html()
+    unchanged = asked.correct({"attribute 3": float(explanation.table.class_attributes[best, 3])})
+    other = replace(unchanged, compared_classes=(explanation.table.class_names[explanation.ranking[1]], None))
+    assert other.ranking[0] == best and "The answer is now" not in other.to_html()
 
 
 def test_a_picture_is_never_much_higher_than_a_screen(model):

@@ -6,30 +6,20 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.explain.explainer import attribute_evidence, image_seen, region_maps_of, telling_attributes
+from dedn_hf.explain.explainer import attribute_evidence, region_maps_of, strongest_attributes, unnormalized
 from dedn_hf.explain.figures import (
     figure_comparison,
     figure_explaining,
     figure_heat_maps,
-    figure_sensitivity,
     figure_training,
-    heat_of,
-    paint_heat,
-    upsample,
 )
-from tests.tables import small_table
+from dedn_hf.explain.heat import paint_heat, place_heat
+from tests.explain.test_explain import tiny_model
 
 
 @pytest.fixture(scope="module")
 def model() -> DEDNForZeroShot:
-    torch.manual_seed(0)
-    kwargs = {"output_stride": 8, "channels": [8, 8, 8, 8]}
-    table = small_table()
-    model = DEDNForZeroShot.from_timm("resnet10t", table, image_size=32, pretrained=False, backbone_kwargs=kwargs)
-    for name, parameter in model.experts.named_parameters():  # the keys start at 0: the same attention everywhere
-        if name.endswith("_key"):
-            torch.nn.init.normal_(parameter)
-    return model.eval()
+    return tiny_model()
 
 
 def pixels(count: int = 2) -> torch.Tensor:
@@ -55,12 +45,8 @@ def test_region_maps_lie_where_the_regions_lie(model):
 
 
 def test_a_model_without_region_attention_has_no_region_maps():
-    torch.manual_seed(0)
-    model = DEDNForZeroShot.from_timm(
-        "resnet10t", small_table(), image_size=32, pretrained=False, attentions=["channel"]
-    )
     with pytest.raises(ValueError, match="no region attention"):
-        region_maps_of(model, pixels())
+        region_maps_of(tiny_model(attentions=["channel"]), pixels())
 
 
 @torch.no_grad()
@@ -73,18 +59,18 @@ def test_the_evidence_for_a_class_sums_to_its_lead_over_the_average_class(model)
     assert torch.allclose(attribute_evidence(model, pixels(), labels).sum(dim=1), lead, atol=1e-5)
 
 
-def test_the_telling_attributes_are_the_strongest_that_the_class_has():
+def test_the_strongest_attributes_are_the_strongest_that_the_class_has():
     evidence = np.array([2.0, 5.0, -1.0, 3.0, 9.0])
     has = np.array([1, 1, 1, 1, 0])
-    assert telling_attributes(evidence, has, 3) == [1, 3, 0]
-    assert telling_attributes(evidence, has, 9) == [1, 3, 0, 2]
+    assert strongest_attributes(evidence, has, 3) == [1, 3, 0]
+    assert strongest_attributes(evidence, has, 9) == [1, 3, 0, 2]
 
 
 def test_the_image_seen_is_the_centre_of_the_resized_image(model):
     wide = np.zeros((32, 96, 3), dtype=np.uint8)
     wide[:, 32:64] = (200, 100, 50)
     pixel_values = model.image_processor()(images=wide, return_tensors="pt")["pixel_values"][0]
-    seen = image_seen(model, pixel_values)
+    seen = unnormalized(model, pixel_values)
     assert seen.shape == (32, 32, 3)
     assert np.abs(seen[16, 16] * 255 - (200, 100, 50)).max() < 1
 
@@ -92,11 +78,11 @@ def test_the_image_seen_is_the_centre_of_the_resized_image(model):
 def test_heat_peaks_at_one_where_the_region_map_does_and_leaves_out_what_speaks_against():
     region_map = -np.ones((4, 4))
     region_map[0, 3] = 2.0
-    heat = heat_of(region_map, 40, 40)
+    heat = place_heat(region_map, (40, 40))
     row, column = np.unravel_index(heat.argmax(), heat.shape)
     assert (heat.min(), heat.max()) == (0, 1) and row < 10 and column >= 30
-    assert not heat_of(-np.ones((4, 4)), 8, 8).any()
-    assert upsample(np.ones((2, 3)), 20, 30).shape == (20, 30)
+    assert not place_heat(-np.ones((4, 4)), (8, 8)).any()
+    assert place_heat(np.ones((2, 3)), (30, 20)).shape == (20, 30)
 
 
 def explained():
@@ -230,12 +216,6 @@ def test_one_epoch_has_one_tick_and_no_fractions():
     assert all("." not in text for text in shown), shown
 
 
-def test_many_curves_are_all_told_apart():
-    figure = figure_sensitivity([0, 1], {f"curve {i}": [0.1, 0.2] for i in range(12)})
-    styles = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_marker() in "os^Dv"}
-    assert len(styles) == 12
-
-
 def test_accuracies_differ_in_more_than_colour():
     lines = figure_training({"choosing": SELECTION}).axes[1].lines
     assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines}) == 4
@@ -276,47 +256,6 @@ def test_heat_maps_that_do_not_fit_their_names_are_refused(count, names, message
         figure_heat_maps([np.ones((8, 8, 3))] * count, ["wren"] * count, names, [np.zeros((2, 2, 4, 4))] * count)
 
 
-VALUES = [0, 0.001, 0.1]
-MEANS, DEVIATIONS = {"H": [0.5, 0.6, 0.4], "T1": [0.7, 0.6, 0.5]}, {"H": [0.01, 0.02, 0.03]}
-
-
-def test_sensitivity_has_a_curve_of_percentages_over_values_at_equal_distances():
-    (axes,) = figure_sensitivity(VALUES, MEANS, DEVIATIONS, "distillation weight", chosen=0.1).axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.1"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("distillation weight", "accuracy (%)")
-    h, t1 = axes.containers
-    assert (h.get_label(), t1.get_label()) == ("H", "T1")
-    assert h.lines[0].get_color() == "#000000" != t1.lines[0].get_color()  # H as in the training curves
-    assert h.lines[0].get_xdata().tolist() == [0, 1, 2]
-    assert h.lines[0].get_ydata() == pytest.approx([50, 60, 40])
-    bars = [bar[:, 1].tolist() for bar in h.lines[2][0].get_segments()]
-    assert bars == [pytest.approx([49, 51]), pytest.approx([58, 62]), pytest.approx([37, 43])]
-    assert not t1.has_yerr
-    (chosen,) = [line for line in axes.lines if line.get_label() == "chosen"]
-    assert list(chosen.get_xdata()) == [2, 2]
-    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"H", "T1", "chosen"}
-
-
-def test_the_scores_of_a_study_differ_in_colour_and_in_marker():
-    (axes,) = figure_sensitivity(VALUES, dict.fromkeys(("T1", "U", "S", "H", "AUSUC"), [0.5, 0.6, 0.4])).axes
-    lines = [container.lines[0] for container in axes.containers]
-    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 5
-
-
-@pytest.mark.parametrize(
-    ("means", "deviations", "chosen", "message"),
-    [
-        ({}, None, None, "at least one curve"),
-        ({"H": [0.5]}, None, None, "there are 3"),
-        (MEANS, {"H": [0.1]}, None, "there are 3"),
-        (MEANS, None, 7, "none of the values"),
-    ],
-)
-def test_sensitivity_curves_that_do_not_fit_the_values_are_refused(means, deviations, chosen, message):
-    with pytest.raises(ValueError, match=message):
-        figure_sensitivity(VALUES, means, deviations, chosen=chosen)
-
-
 def test_figures_leave_no_global_state():
     from matplotlib import pyplot
 
@@ -324,5 +263,4 @@ def test_figures_leave_no_global_state():
     compared()
     figure_training({"choosing": SELECTION})
     heat_maps()
-    figure_sensitivity(VALUES, MEANS)
     assert not pyplot.get_fignums()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.modeling.attention import TensorCache
+from dedn_hf.modeling.experts import TensorCache
 from tests.tables import small_table
 from tests.tiny_runs import FEATURE_SHAPE, feature_model
 

@@ -7,19 +7,17 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.attention import (
+from dedn_hf.modeling.backbone import create_body
+from dedn_hf.modeling.experts import (
     Expert,
     FrozenFeatureChannelAttention,
     FrozenFeatureRegionAttention,
     channel_attention,
-    permute_rows,
-    region_attention,
-)
-from dedn_hf.modeling.backbone import create_body
-from dedn_hf.modeling.losses import (
     distillation_loss,
     jensen_shannon,
     margin_loss,
+    permute_rows,
+    region_attention,
     regression_loss,
     self_calibration_loss,
 )

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import pipeline
 
 from dedn_hf import DEDNForZeroShot, DEDNPipeline
-from dedn_hf.modeling.attention import Expert
+from dedn_hf.modeling.experts import Expert
 from tests.modeling.test_modeling import image_model, images
 
 TASK = "zero-shot-image-classification"

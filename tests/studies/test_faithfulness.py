@@ -9,12 +9,12 @@ from dedn_hf.studies.faithfulness import (
     ORDERS,
     area_under,
     balanced_sample,
-    corrected_right,
     faithfulness_curves,
-    joined,
+    join_batches,
     region_importance,
     region_orders,
-    replaced,
+    replace_regions,
+    right_after_corrections,
     without_detail,
 )
 from tests.explain.test_explain import COSINE, PUBLISHED, picture, red_finder, square, tiny_model
@@ -66,11 +66,13 @@ def test_orders_are_by_importance_by_distance_from_the_centre_and_at_random():
 def test_the_first_regions_of_an_order_are_replaced_and_no_other():
     start, end = torch.zeros(1, 3, 8, 8), torch.ones(1, 3, 8, 8)
     order = torch.tensor([[5, 0, 15, *range(1, 5), *range(6, 15)]])
-    images = replaced(start, end, order, 3, (4, 4))
+    images = replace_regions(start, end, order, 3, (4, 4))
     expected = torch.zeros(4, 4)
     expected[1, 1] = expected[0, 0] = expected[3, 3] = 1  # regions 5, 0 and 15
     assert images[0, 2].equal(expected.repeat_interleave(2, 0).repeat_interleave(2, 1))
-    assert replaced(start, end, order, 0, (4, 4)).equal(start) and replaced(start, end, order, 16, (4, 4)).equal(end)
+    assert replace_regions(start, end, order, 0, (4, 4)).equal(start) and replace_regions(
+        start, end, order, 16, (4, 4)
+    ).equal(end)
 
 
 def test_without_detail_an_image_keeps_its_colours_and_nothing_finer():
@@ -115,9 +117,9 @@ def test_a_curve_runs_from_the_whole_image_to_nothing_of_it_and_back():
         assert deletion[:, 0] == pytest.approx(best.numpy()) and insertion[:, -1] == pytest.approx(best.numpy())
         assert deletion[:, -1] == pytest.approx(emptied.numpy(), rel=1e-5)
     order = region_orders(region_importance(model, pixel_values, labels))["most important first"]
-    half = model(replaced(pixel_values, plain, order, 8, (4, 4))).logits.softmax(dim=-1)[range(3), labels]
+    half = model(replace_regions(pixel_values, plain, order, 8, (4, 4))).logits.softmax(dim=-1)[range(3), labels]
     assert curves["deletion"]["most important first"][:, 2] == pytest.approx(half.numpy(), rel=1e-5)
-    both = joined([curves, curves])["insertion"]["random"]
+    both = join_batches([curves, curves])["insertion"]["random"]
     assert both.tolist() == [*curves["insertion"]["random"].tolist()] * 2
 
 
@@ -160,7 +162,7 @@ def wrong_explanation():
 
 def test_correcting_every_attribute_to_the_true_classs_values_makes_the_answer_right():
     explanation, label = wrong_explanation()  # among classes of the same bias
-    assert corrected_right(explanation, label, [0, explanation.table.num_attributes]) == [False, True]
+    assert right_after_corrections(explanation, label, [0, explanation.table.num_attributes]) == [False, True]
 
 
 def test_what_speaks_most_against_the_true_class_is_corrected_first(monkeypatch):
@@ -170,18 +172,18 @@ def test_what_speaks_most_against_the_true_class_is_corrected_first(monkeypatch)
     corrected = []
     given = type(explanation).correct
     monkeypatch.setattr(type(explanation), "correct", lambda self, c: corrected.append(c) or given(self, c))
-    results = corrected_right(explanation, label, [1, 3])
+    results = right_after_corrections(explanation, label, [1, 3])
     worst = [attributes[a] for a in np.argsort(against)[:3]]
     values = dict(zip(attributes, explanation.table.class_attributes[label].tolist(), strict=True))
     assert corrected == [{name: values[name] for name in worst[:count]} for count in (1, 3)]
     assert results == [given(explanation, c).ranking[0] == label for c in corrected]
     corrected.clear()
     for seed in range(5):
-        corrected_right(explanation, label, [1], np.random.default_rng(seed))
+        right_after_corrections(explanation, label, [1], np.random.default_rng(seed))
     assert len({tuple(c) for c in corrected}) > 1  # at random: not always the same one
 
 
 def test_a_right_answer_needs_no_correction():
     explanation, _ = wrong_explanation()
     with pytest.raises(ValueError, match="is right"):
-        corrected_right(explanation, explanation.ranking[0], [1])
+        right_after_corrections(explanation, explanation.ranking[0], [1])

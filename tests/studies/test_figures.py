@@ -11,7 +11,13 @@ from PIL import Image
 
 from dedn_hf.data.shapes import shapes_table
 from dedn_hf.metrics.scores import ausuc, gzsl_scores, seen_unseen_curve
-from dedn_hf.studies.figures import figure_class_attributes, figure_confusion, figure_deletion, figure_seen_unseen
+from dedn_hf.studies.figures import (
+    figure_class_attributes,
+    figure_confusion,
+    figure_deletion,
+    figure_seen_unseen,
+    figure_sensitivity,
+)
 from tests.explain.test_explain import tiny_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -36,7 +42,7 @@ def test_the_seen_unseen_curve_has_its_area_and_the_model_on_it():
     assert line.get_label() == f"ours: AUSUC {100 * ausuc(logits, labels, seen):.1f} %"
     point = axes.collections[-1]
     assert point.get_offsets()[0].tolist() == pytest.approx([100 * scores["U"], 100 * scores["S"]])
-    assert point.get_label() == f"ours as it is: U {100 * scores['U']:.1f}, S {100 * scores['S']:.1f}"
+    assert point.get_label() == f"ours without a constant: U {100 * scores['U']:.1f}, S {100 * scores['S']:.1f}"
     assert axes.get_xlabel().startswith("U") and axes.get_ylabel().startswith("S")
 
 
@@ -145,6 +151,56 @@ def test_deletion_has_a_panel_for_each_kind_and_a_curve_for_each_order():
 def test_without_a_curve_there_is_nothing_to_draw(curves):
     with pytest.raises(ValueError, match="nothing to draw"):
         figure_deletion(curves)
+
+
+# Sensitivity ---------------------------------------------------------------------------------------------------------
+
+
+VALUES = [0, 0.001, 0.1]
+MEANS, DEVIATIONS = {"H": [0.5, 0.6, 0.4], "T1": [0.7, 0.6, 0.5]}, {"H": [0.01, 0.02, 0.03]}
+
+
+def test_sensitivity_has_a_curve_of_percentages_over_values_at_equal_distances():
+    (axes,) = figure_sensitivity(VALUES, MEANS, DEVIATIONS, "distillation weight", chosen=0.1).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.001", "0.1"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("distillation weight", "accuracy (%)")
+    h, t1 = axes.containers
+    assert (h.get_label(), t1.get_label()) == ("H", "T1")
+    assert h.lines[0].get_color() == "#000000" != t1.lines[0].get_color()  # H as in the training curves
+    assert h.lines[0].get_xdata().tolist() == [0, 1, 2]
+    assert h.lines[0].get_ydata() == pytest.approx([50, 60, 40])
+    bars = [bar[:, 1].tolist() for bar in h.lines[2][0].get_segments()]
+    assert bars == [pytest.approx([49, 51]), pytest.approx([58, 62]), pytest.approx([37, 43])]
+    assert not t1.has_yerr
+    (chosen,) = [line for line in axes.lines if line.get_label() == "chosen"]
+    assert list(chosen.get_xdata()) == [2, 2]
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == {"H", "T1", "chosen"}
+
+
+def test_the_scores_of_a_study_differ_in_colour_and_in_marker():
+    (axes,) = figure_sensitivity(VALUES, dict.fromkeys(("T1", "U", "S", "H", "AUSUC"), [0.5, 0.6, 0.4])).axes
+    lines = [container.lines[0] for container in axes.containers]
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 5
+
+
+@pytest.mark.parametrize(
+    ("means", "deviations", "chosen", "message"),
+    [
+        ({}, None, None, "at least one curve"),
+        ({"H": [0.5]}, None, None, "there are 3"),
+        (MEANS, {"H": [0.1]}, None, "there are 3"),
+        (MEANS, None, 7, "none of the values"),
+    ],
+)
+def test_sensitivity_curves_that_do_not_fit_the_values_are_refused(means, deviations, chosen, message):
+    with pytest.raises(ValueError, match=message):
+        figure_sensitivity(VALUES, means, deviations, chosen=chosen)
+
+
+def test_many_curves_are_all_told_apart():
+    figure = figure_sensitivity([0, 1], {f"curve {i}": [0.1, 0.2] for i in range(12)})
+    styles = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_marker() in "os^Dv"}
+    assert len(styles) == 12
 
 
 # The commands --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,56 @@
+"""dedn classify: a table of answers about photos."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+BROKEN = 3  # exit status where a photo could not be read
+
+
+def add_classify(commands: argparse._SubParsersAction) -> None:
+    """dedn classify: a table of answers about photos."""
+    parser = commands.add_parser(
+        "classify",
+        help="write a table of answers about a folder of photos",
+        description="Writes one row for each photo: the class, how sure the model is, the second best class, and the "
+        "attributes that decided. After a stop, the same command goes on. Exit status 0: every photo was read; 3: "
+        "some could not be, and have a row that says why. Several processes share the work: accelerate launch -m "
+        "dedn_hf classify ... Code that lies beside the weights is not run.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument("photos", metavar="PHOTOS", nargs="+", help="folders (with the folders in them) and files")
+    parser.add_argument("--out", required=True, metavar="FILE", help=".csv, .jsonl or .parquet")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="choose among these (default: all of the model)")
+    parser.add_argument("--exclude", nargs="+", metavar="NAME", help="leave these classes out")
+    parser.add_argument("--candidates", metavar="CSV", help="more classes, described in a table of attributes")
+    parser.add_argument(
+        "--min-confidence", type=float, metavar="P", help="below it, 0..1, the answer is 'unknown' (default 0)"
+    )
+    parser.add_argument("--top-k", type=int, metavar="N", help="N rows a photo, one for each of the best classes")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos (default 0)")
+    parser.add_argument("--excel", action="store_true", help="begin a CSV with the mark by which Excel knows UTF-8")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    parser.set_defaults(run=run_classify)
+
+
+def run_classify(model: str, photos: list[str], out: str, candidates: str | None = None, **given: Any) -> int:
+    """Classify and say what came out. Raises as `dedn_hf.classify.classify`."""
+    from accelerate import PartialState
+
+    from dedn_hf.classify import classify
+    from dedn_hf.modeling.attribute_table import AttributeTable
+    from dedn_hf.publish import load_model
+
+    if candidates is not None:
+        given["candidates"] = AttributeTable.from_csv(candidates)
+    state = PartialState()
+    found = classify(load_model(model).to(state.device), photos, out, **given)
+    if state.is_main_process:
+        for line in found.skipped:
+            print(f"Not looked at: {line}")
+        unknown = f", {found.unknown} of them unknown" if found.unknown else ""
+        broken = f"; {found.unreadable} could not be read: see the column 'error'" if found.unreadable else ""
+        print(f"Wrote {found.out}: {found.photos} photos{unknown}{broken}")
+    return BROKEN if found.unreadable else 0

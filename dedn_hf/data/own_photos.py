@@ -1,0 +1,115 @@
+"""Which of your own photos to train on and which to test on: a catalog from photos and a table of attributes.
+
+`datasets` replaces `Path` and `os` in the modules of its builders: therefore this is not in `folder.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
+from dedn_hf.data.photos import Match, Photos, find_photos
+from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+
+logger = logging.getLogger(__name__)
+
+
+def own_catalog(
+    data_dir: str | Path, csv: str | Path | None, groups: str | Path | dict[str, str] | None, test_fraction: float
+) -> Catalog:
+    """The catalog of the images under `data_dir`; arguments and errors as `Folder`."""
+    require_share(test_fraction)
+    csv = Path(data_dir) / "attributes.csv" if csv is None else Path(csv)
+    table = read_table(csv, groups)
+    found = find_photos(data_dir, matching(table))
+    for line in found.describe_skipped():
+        logger.warning("Not used: %s.", line)
+    warn_same_photos(found)
+    stamps = {photo.path: stamp(photo.path) for photo in found.photos}
+    return described_catalog(found, table, csv, test_fraction, stamps)
+
+
+def require_share(test_fraction: float) -> None:
+    """Raise ValueError for a share of images to test on that leaves nothing on one side."""
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction is {test_fraction}; it is the share of a class to test on, above 0, below 1.")
+
+
+def read_table(csv: Path, groups: str | Path | dict[str, str] | None) -> AttributeTable:
+    """The class attributes; raises ValueError without seen or unseen classes."""
+    table = AttributeTable.from_csv(csv, groups)
+    table.require_seen_and_unseen()
+    return table
+
+
+def matching(table: AttributeTable) -> Match:
+    """Which names of folders or labels are classes of the table."""
+    return lambda names: {name: name for name in names & set(table.class_names)}
+
+
+def described_catalog(
+    found: Photos, table: AttributeTable, csv: Path, test_fraction: float, stamps: Mapping[str, str]
+) -> Catalog:
+    """The catalog of photos and their classes' attributes.
+
+    Args:
+        csv: named in errors. stamps: path of each photo -> what changes with it.
+    """
+    require_described(found, table.class_names, csv)
+    counts = found.counts()
+    missing = [name for name in table.class_names if not counts[name]]
+    unseen = {name for name, is_seen in zip(table.class_names, table.seen, strict=True) if not is_seen}
+    if not counts.keys() - unseen:
+        raise ValueError(f"{found.root} holds no image of a seen class of {csv}, so there is nothing to train on.")
+    warn_described_only([name for name in missing if name in unseen])
+    dropped = [name for name in missing if name not in unseen]
+    table = with_validation_classes(table.select([name for name in table.class_names if name not in dropped]))
+    paths = {found.relative(photo): photo.path for photo in found.photos}
+    portions = assign_portions(split_photos(found, table, test_fraction), table.roles)
+    images = [image._replace(stamp=stamps[paths[image.file]]) for image in portions]
+    return Catalog(table, images, found.root, dropped, paths)
+
+
+def require_described(found: Photos, class_names: list[str], csv: Path) -> None:
+    """Raise ValueError where there are no images, or where images belong to no class of the CSV."""
+    if not found.photos:
+        skipped = "".join(f" Not used: {line}." for line in found.describe_skipped())
+        raise ValueError(
+            f"{found.root} holds no images. Put the images of each class in a folder named as in {csv}.{skipped}"
+        )
+    unknown = sorted({photo.label for photo in found.photos if not photo.known})
+    if unknown:
+        raise ValueError(
+            f"{len(unknown)} folders of {found.root} have no row in {csv}, first {unknown[0]!r}."
+            f"{near_names(unknown[0], class_names)} Add a row, rename the folder, or move it away."
+        )
+
+
+def warn_same_photos(found: Photos) -> None:
+    """Warn about the same photo under two classes: one of them must be wrong."""
+    for photos in found.same_under_two_labels():
+        logger.warning("The same photo is under several classes: %s.", ", ".join(map(found.relative, photos)))
+
+
+def warn_described_only(names: list[str]) -> None:
+    """Warn about unseen classes without images: they can be predicted, but not tested."""
+    if names:
+        logger.warning("%d unseen classes have no images to test on: %s.", len(names), abbreviate(names))
+
+
+def split_photos(found: Photos, table: AttributeTable, test_fraction: float) -> list[tuple[str, int, str]]:
+    """(file, label, split) for all images, by class. Where some photos are marked for testing, only these are."""
+    of_class: dict[str, dict[str, str]] = {name: {} for name in table.class_names}
+    for photo in found.photos:
+        of_class[photo.label][found.relative(photo)] = photo.split
+    marked = any(photo.split == "test" for photo in found.photos)
+    listed = []
+    for label, (files, is_seen) in enumerate(zip(of_class.values(), table.seen, strict=True)):
+        held_out = hold_out(list(files), test_fraction, "test")
+        for file, split in files.items():
+            is_test = split == "test" if marked else file in held_out
+            listed.append((file, label, "test_unseen" if not is_seen else "test_seen" if is_test else "trainval"))
+    return listed

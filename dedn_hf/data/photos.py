@@ -1,0 +1,259 @@
+"""Finds photos where they are: folders of classes at any depth, or a list of files and labels.
+
+What is not used is counted, with the reason. `datasets` replaces `os.walk` and `Path` in the modules of its builders:
+therefore files are looked for here, and not there.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import PIL.Image
+
+from dedn_hf.modeling.images import open_encoded, register_heic
+
+LISTS = ("metadata.csv", "metadata.parquet", "metadata.jsonl")  # as in `datasets`' ImageFolder
+FILE_COLUMNS = ("file_name", "file", "filename", "path", "filepath", "file_path", "image", "image_path", "photo")
+LABEL_COLUMNS = ("label", "class", "class_name", "species", "name", "category", "taxon")
+SPLIT_COLUMNS = ("split", "subset", "partition")
+SPLIT_FOLDERS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "train"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+HIDDEN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+RAW = (".nef", ".cr2", ".cr3", ".dng", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+HEIC = (".heic", ".heif", ".hif")
+
+
+@dataclass
+class Photo:
+    """One photo.
+
+    Args:
+        path: where it is. label: its class. split: 'train', 'test', or '' where none is given.
+        known: whether the class is one that was asked for; else the label is the name of its folder or in its list.
+    """
+
+    path: str
+    label: str
+    split: str = ""
+    known: bool = True
+
+
+@dataclass
+class Photos:
+    """The photos of a source, and what was not used.
+
+    Args:
+        root: absolute folder that holds them. photos: sorted by path. skipped: reason -> paths relative to `root`.
+    """
+
+    root: str
+    photos: list[Photo] = field(default_factory=list)
+    skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def labels(self) -> list[str]:
+        """The distinct labels, sorted."""
+        return sorted({photo.label for photo in self.photos})
+
+    def counts(self) -> Counter[str]:
+        """Label -> number of photos."""
+        return Counter(photo.label for photo in self.photos)
+
+    def relative(self, photo: Photo) -> str:
+        """The photo's path below `root`, with forward slashes, as text that any file can hold."""
+        return printable(os.path.relpath(photo.path, self.root).replace(os.sep, "/"))
+
+    def describe_skipped(self, shown: int = 3) -> list[str]:
+        """One line for each reason: how many files, why, and the first few names."""
+        lines = []
+        for reason, names in sorted(self.skipped.items(), key=lambda item: -len(item[1])):
+            more = f" and {len(names) - shown} more" if len(names) > shown else ""
+            lines.append(f"{len(names)} {reason}: {', '.join(names[:shown])}{more}")
+        return lines
+
+    def same_under_two_labels(self) -> list[list[Photo]]:
+        """Groups of photos with the same bytes that have different labels."""
+        of_size, of_content = defaultdict(list), defaultdict(list)
+        for photo in self.photos:
+            of_size[os.stat(photo.path).st_size].append(photo)
+        for photos in of_size.values():
+            if len({photo.label for photo in photos}) > 1:
+                for photo in photos:
+                    of_content[hashlib.sha256(Path(photo.path).read_bytes()).digest()].append(photo)
+        return [photos for photos in of_content.values() if len({photo.label for photo in photos}) > 1]
+
+
+Match = Callable[[set[str]], dict[str, str]]
+
+
+def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos:
+    """The photos of a folder or of a list of files.
+
+    A folder with metadata.csv, .parquet or .jsonl is read by that list; so is a CSV, Parquet or JSON Lines file.
+    Otherwise a photo belongs to the nearest folder above it that is a class. Folders named train, val or test above
+    the classes say which photos to train on and which to test on.
+
+    Args:
+        source: folder or list. match: gives the classes of those names (of folders, or labels of a list) that it
+            knows. Default: each folder directly in `source`, or in its train, val and test folders, is a class.
+
+    Raises:
+        FileNotFoundError: no such folder or file.
+        ValueError: a list that cannot be read, lacks a column, or names no file that is there.
+    """
+    source = os.path.abspath(os.fspath(source))
+    if os.path.isfile(source):
+        return listed_photos(source, match)
+    if not os.path.isdir(source):
+        raise FileNotFoundError(f"No folder {source}. Pass the folder that holds one folder of images a class.")
+    for name in LISTS:
+        if os.path.isfile(os.path.join(source, name)):
+            return listed_photos(os.path.join(source, name), match)
+    found = Photos(source)
+    files = sorted(walk(source, found))
+    classes = {} if match is None else match({name for _, parts in files for name in parts[:-1]})
+    for path, parts in files:
+        label, split, known = place_of(parts[:-1], classes, match is None)
+        if reason := why_unused(path) or (None if label else "outside the folders of classes"):
+            found.skipped[reason].append(printable("/".join(parts)))
+        else:
+            found.photos.append(Photo(path, label, split, known))
+    return found
+
+
+def walk(root: str, found: Photos) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every file below `root`, and its path as parts; linked folders too, each real folder once a branch."""
+    waiting = [(root, (), frozenset([os.path.realpath(root)]))]
+    while waiting:
+        folder, parts, above = waiting.pop()
+        with os.scandir(folder) as entries:
+            entries = sorted(entries, key=lambda entry: entry.name)
+        for entry in entries:
+            inside = (*parts, entry.name)
+            if entry.name.startswith(".") or entry.name in HIDDEN:
+                found.skipped["hidden, or litter of a system"].append(printable("/".join(inside)))
+            elif entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real in above:
+                    found.skipped["linked folders that contain themselves"].append(printable("/".join(inside)))
+                else:
+                    waiting.append((entry.path, inside, above | {real}))
+            else:
+                yield entry.path, inside
+
+
+def place_of(folders: Sequence[str], classes: Mapping[str, str], any_name: bool) -> tuple[str, str, bool]:
+    """Class, split and whether the class is known, of a file in these folders, the outermost first.
+
+    classes: names of folders -> classes. any_name: every folder is a class, and known.
+    """
+    nearest = next((name for name in reversed(folders) if name in classes), None)
+    others = [name for name in folders if name.lower() not in SPLIT_FOLDERS or name == nearest]
+    split = next((SPLIT_FOLDERS[name.lower()] for name in folders if name not in others), "")
+    if nearest is not None:
+        return classes[nearest], split, True
+    return (others[0] if others else ""), split, any_name
+
+
+def why_unused(path: str) -> str | None:
+    """Why a file is no photo that can be read; None where it is one. Files of unknown kind are looked into."""
+    suffix = os.path.splitext(path)[1].lower()
+    if not os.path.exists(path):
+        return "links to files that are not there"
+    if suffix in ARCHIVES:
+        return "archives: unpack them"
+    if suffix in RAW:
+        return "raw pictures of a camera: save them as JPEG"
+    if suffix in HEIC and not register_heic():
+        return "HEIC pictures: pip install pillow-heif, or save them as JPEG"
+    if suffix in PIL.Image.registered_extensions() and suffix not in (".pdf", ".mpg", ".mpeg", ".eps", ".ps"):
+        return None
+    try:
+        open_encoded(path).close()
+    except Exception:  # noqa: BLE001 - files of any kind make PIL's readers raise nearly anything
+        return "no pictures"
+    return None
+
+
+def listed_photos(path: str, match: Match | None = None) -> Photos:
+    """The photos that a list names: a column of files, relative to the list's folder, and a column of labels."""
+    rows = read_list(path)
+    columns = [str(column) for column in rows[0]] if rows else []
+    file_column = required_column(path, columns, FILE_COLUMNS, "files")
+    label_column = required_column(path, [c for c in columns if c != file_column], LABEL_COLUMNS, "labels")
+    split_column = column_of(columns, SPLIT_COLUMNS)
+    found, absent = Photos(os.path.dirname(path)), []
+    labels = {text_of(row[label_column]) for row in rows}
+    classes = {label: label for label in labels} if match is None else match(labels)
+    for row in rows:
+        name, label = text_of(row[file_column]), text_of(row[label_column])
+        place = os.path.join(found.root, name)
+        if not name or not label:
+            found.skipped["rows without a file or without a label"].append(name or label or "(both empty)")
+        elif not os.path.isfile(place):
+            absent.append(name)
+        elif reason := why_unused(place):
+            found.skipped[reason].append(name)
+        else:
+            split = SPLIT_FOLDERS.get(text_of(row[split_column]).lower(), "") if split_column else ""
+            found.photos.append(Photo(place, classes.get(label, label), split, label in classes))
+    if absent and not found.photos:
+        raise ValueError(f"{path} names {len(absent)} files, and none is there. The first is {absent[0]!r}.")
+    if absent:
+        found.skipped["files of the list that are not there"] = absent
+    found.photos.sort(key=lambda photo: photo.path)
+    return found
+
+
+def read_list(path: str) -> list[dict]:
+    """The rows of a list, as dictionaries."""
+    import pandas
+
+    suffix = Path(path).suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return pandas.read_parquet(path).to_dict("records")
+        if suffix in (".jsonl", ".json"):
+            return pandas.read_json(path, lines=suffix == ".jsonl", dtype=False).to_dict("records")
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            sample = file.read(10_000)
+            file.seek(0)
+            delimiter = max(",;\t", key=sample.split("\n", 1)[0].count)
+            return list(csv.DictReader(file, delimiter=delimiter))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is no list of photos that can be read: {error}") from error
+
+
+def column_of(columns: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of `columns` that has one of these names, in the order of the names."""
+    lowered = {str(column).strip().lower(): column for column in columns if column is not None}
+    return next((lowered[name] for name in names if name in lowered), None)
+
+
+def required_column(path: str, columns: Sequence[str], names: Sequence[str], what: str) -> str:
+    """As `column_of`; raises ValueError where there is none."""
+    column = column_of(columns, names)
+    if column is None:
+        there = f"It has {', '.join(columns)}." if columns else "It has no rows."
+        raise ValueError(f"{path} has no column of {what}: call it {names[0]!r}. {there}")
+    return column
+
+
+def text_of(value: object) -> str:
+    """A cell as text; '' where it is empty."""
+    return "" if value is None or value != value else str(value).strip()
+
+
+def printable(name: str) -> str:
+    """A file's name as text that any file can hold: bytes that are no UTF-8 as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

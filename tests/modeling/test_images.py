@@ -1,0 +1,167 @@
+"""Every way in shows the same pixels, whatever the metadata and the kind of picture."""
+
+import io
+import struct
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps
+
+from dedn_hf.data.transforms import decoded, encoded
+from dedn_hf.modeling.images import eight_bit, read_image, upright_rgb
+from dedn_hf.modeling.pipeline_dedn import open_image
+
+PICTURE = Image.fromarray((np.mgrid[0:30, 0:50].sum(0)[..., None] * np.array([3, 2, 1])).clip(0, 255).astype(np.uint8))
+GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def bytes_of(image: Image.Image, format: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def ways_in(content: bytes, folder) -> dict[str, np.ndarray]:
+    """The same picture through training, from a file and from bytes, and through the pipeline."""
+    path = folder / "picture"
+    path.write_bytes(content)
+    features = datasets.Features({"image": datasets.Image()})
+    rows = datasets.Dataset.from_list([{"image": {"bytes": content, "path": None}}], features)
+    files = datasets.Dataset.from_list([{"image": {"bytes": None, "path": str(path)}}], features)
+    found = {
+        "training, bytes": decoded(encoded(rows), [0])[0],
+        "training, file": decoded(encoded(files), [0])[0],
+        "pipeline, bytes": open_image(content),
+        "pipeline, file": open_image(str(path)),
+        "pipeline, picture": open_image(Image.open(path)) if opens(path) else read_image(path),
+    }
+    return {way: np.asarray(image) for way, image in found.items()}
+
+
+def opens(path) -> bool:
+    try:
+        Image.open(path).close()
+    except Image.UnidentifiedImageError:
+        return False
+    return True
+
+
+def same_everywhere(content: bytes, folder) -> np.ndarray:
+    first, *others = ways_in(content, folder).values()
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+    return first
+
+
+# Metadata -----------------------------------------------------------------------------------------------------------
+
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+TAGS = [0x010E, 0x010F, 0x011A, 0x011B, 0x0128, 0x0132, 0x0213, 0x8298, 0x8769, 0x8825, 0x9003, 0x927C, 0xA002, 0x02BC]
+
+
+@st.composite
+def entries(draw):
+    """One EXIF entry, of any type, with any content."""
+    kind, count = draw(st.sampled_from([*SIZES, 0, 99])), draw(st.integers(0, 7))
+    size = SIZES.get(kind, 1) * count
+    return draw(st.sampled_from(TAGS)), kind, count, draw(st.binary(min_size=size, max_size=size))
+
+
+def exif_bytes(orientation: int, others) -> bytes:
+    """An EXIF block, written by hand: libraries refuse to write damaged ones."""
+    listed = sorted([(0x0112, 3, 1, struct.pack("<H", orientation)), *others])
+    offset, head, data = 8 + 2 + 12 * len(listed) + 4, b"", b""
+    for tag, kind, count, value in listed:
+        place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", offset + len(data))
+        data += value if len(value) > 4 else b""
+        head += struct.pack("<HHI", tag, kind, count) + place
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(listed)) + head + struct.pack("<I", 0) + data
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(st.sampled_from([1, 3, 6, 8]), st.lists(entries(), max_size=4), st.integers(0, 40))
+@settings(max_examples=150, deadline=None)
+def test_damaged_exif_data_never_cost_a_photo(tmp_path_factory, orientation, others, cut):
+    exif = exif_bytes(orientation, others)
+    content = bytes_of(PICTURE, exif=exif[: len(exif) - cut] if cut < len(exif) - 8 else exif)
+    shown = same_everywhere(content, tmp_path_factory.mktemp("photo"))
+    assert shown.shape in ((30, 50, 3), (50, 30, 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_photos_are_upright(format, orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = bytes_of(PICTURE, format, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
+    np.testing.assert_array_equal(same_everywhere(content, tmp_path), expected)
+
+
+def test_a_resolution_that_pil_cannot_read_does_not_cost_the_photo(tmp_path):
+    content = bytes_of(PICTURE, exif=exif_bytes(1, [(0x0128, 3, 1, b"\2\0"), (0x011A, 2, 1, b"\0")]))
+    with pytest.raises(Image.UnidentifiedImageError):
+        Image.open(io.BytesIO(content))
+    assert same_everywhere(content, tmp_path).shape == (30, 50, 3)
+
+
+@pytest.mark.parametrize(
+    "profile", [b"", b"no profile", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()]
+)
+def test_colour_profiles_change_nothing(profile, tmp_path):
+    content = bytes_of(PICTURE, icc_profile=profile)
+    np.testing.assert_array_equal(same_everywhere(content, tmp_path), pixels(bytes_of(PICTURE)))
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+# Kinds of pictures --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_pictures_of_8_bits_are_what_pil_makes_of_them(mode, tmp_path):
+    content = bytes_of(PICTURE.convert(mode), "PNG")
+    np.testing.assert_array_equal(same_everywhere(content, tmp_path), pixels(content))
+
+
+def test_cmyk_and_the_first_frame_of_an_animation_are_what_pil_makes_of_them(tmp_path):
+    cmyk = bytes_of(PICTURE.convert("CMYK"))
+    np.testing.assert_array_equal(same_everywhere(cmyk, tmp_path), pixels(cmyk))
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    assert (
+        same_everywhere(bytes_of(frames[0], "GIF", save_all=True, append_images=frames[1:]), tmp_path) == (255, 0, 0)
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("format", "values"),
+    [
+        ("PNG", GREYS.astype(np.uint16) * 257),
+        ("TIFF", GREYS.astype(np.uint16) * 257),
+        ("TIFF", GREYS.astype(np.int32)),
+        ("TIFF", GREYS.astype(np.int32) * 257),
+        ("TIFF", GREYS.astype(np.float32) / 255),
+        ("TIFF", GREYS.astype(np.float32)),
+        ("TIFF", GREYS.astype(np.float32) * 257),
+        ("TIFF", GREYS.astype(np.float32) - 128),
+    ],
+    ids=["16 bits", "16 bits, TIFF", "32 bits", "32 bits to 65535", "0..1", "0..255", "0..65535", "negative"],
+)
+def test_grey_pictures_of_many_bits_keep_their_greys(format, values, tmp_path):
+    shown = same_everywhere(bytes_of(Image.fromarray(values), format), tmp_path)
+    np.testing.assert_array_equal(shown, np.repeat(GREYS[..., None], 3, axis=2))
+
+
+def test_two_pictures_of_16_bits_keep_their_difference_in_brightness():
+    dark, bright = (np.full((4, 4), value, np.uint16) for value in (9000, 44000))
+    assert [int(np.asarray(upright_rgb(Image.fromarray(each)))[0, 0, 0]) for each in (dark, bright)] == [35, 171]
+
+
+def test_values_that_are_not_finite_are_black():
+    shown = np.asarray(eight_bit(Image.fromarray(np.array([[np.nan, np.inf, 1.0]], np.float32))))
+    assert shown.tolist() == [[0, 0, 255]]

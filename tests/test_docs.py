@@ -1,0 +1,135 @@
+"""The Markdown files name only what exists: files, headings, paths and names of the package."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+from pkgutil import resolve_name
+from urllib.parse import unquote
+
+import pytest
+import torch
+
+from tests.fake_data import write_csv, write_folder
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("docs", "benchmarks", "examples", "model_cards")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NOT_A_FILE = re.compile(r"[a-z]+:|.*{{")  # a URL, or filled in later
+IMPORT = re.compile(r"^from (dedn_hf[\w.]*) import (.+)$", re.MULTILINE)
+DOTTED = re.compile(r"\bdedn_hf(?:\.[A-Za-z]\w*)+")
+PATH = re.compile(r"(?:dedn_hf|modeling|tests|docs|examples|benchmarks|model_cards)/[\w./-]*")
+
+
+def prose(text: str) -> str:
+    return BLOCK.sub("", text)
+
+
+def inline_code(text: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(text))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [code for name, code in BLOCK.findall(text) if name == language]
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives to headings, if no two headings are the same."""
+    headings = re.findall(r"^#+ (.+?)\s*$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def leads_somewhere(target: str, page: Path, text: str) -> bool:
+    """Whether a relative link on `page`, whose content is `text`, has a file, and its anchor a heading."""
+    path, _, anchor = unquote(target).partition("#")
+    file = page.parent / path
+    if not anchor or not file.exists():
+        return file.exists()
+    return anchor in anchors(file.read_text(encoding="utf-8") if path else text)
+
+
+def broken_links(page: Path, text: str) -> list[str]:
+    targets = [target for target in LINK.findall(prose(text)) if not NOT_A_FILE.match(target)]
+    return [target for target in targets if not leads_somewhere(target, page, text)]
+
+
+def dotted_names(text: str) -> set[str]:
+    """`dedn_hf.a.b` in inline code, and what Python examples import from the package."""
+    names = {name for code in inline_code(text) for name in DOTTED.findall(code)}
+    for module, imported in IMPORT.findall("\n".join(blocks(text, "python"))):
+        names |= {f"{module}.{name.split(' as ')[0].strip()}" for name in imported.split("#")[0].split(",")}
+    return names
+
+
+def can_be_imported(name: str) -> bool:
+    try:
+        resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@every_page
+def test_every_relative_link_leads_to_a_file_and_every_anchor_to_a_heading(page):
+    assert not broken_links(page, page.read_text(encoding="utf-8"))
+
+
+@every_page
+def test_every_dotted_name_of_the_package_can_be_imported(page):
+    names = dotted_names(page.read_text(encoding="utf-8"))
+    assert not [name for name in sorted(names) if not can_be_imported(name)]
+
+
+@every_page
+def test_every_path_in_the_repository_exists(page):
+    text = page.read_text(encoding="utf-8")
+    words = " ".join([*inline_code(text), *blocks(text, "bash")]).split()
+    assert not [word for word in words if PATH.fullmatch(word) and not (ROOT / word).exists()]
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """A function that imports the Python example of CONTRIBUTING.md in which a name is defined, and gives the name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def imported(name: str):
+        examples = blocks((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "python")
+        (code,) = [code for code in examples if re.search(rf"^(class|def) {name}\(", code, re.MULTILINE)]
+        (tmp_path / f"example_{name}.py").write_text("import torch\n" + code, encoding="utf-8")
+        return getattr(import_module(f"example_{name}"), name)
+
+    return imported
+
+
+def test_the_example_of_a_data_set_loads_images_with_its_split(example, tmp_path):
+    roles = {"apple": "train", "pear": "train", "plum": "train", "fig": "unseen"}
+    write_csv(tmp_path / "attributes.csv", roles)
+    write_folder(tmp_path / "images", dict.fromkeys(roles, 3))
+    rows = ["file,class,split"]
+    for name, role in roles.items():
+        first, others = ("test_seen", "trainval") if role == "train" else ("test_unseen", "test_unseen")
+        rows += [f"{name}/0.jpg,{name},{first}", f"{name}/1.jpg,{name},{others}", f"{name}/2.jpg,{name},{others}"]
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    splits = example("Fruit")(tmp_path, cache_dir=tmp_path / "cache").load()
+    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "test_seen": 3, "test_unseen": 3}
+    assert splits["test_unseen"]["file"] == ["fig/0.jpg", "fig/1.jpg", "fig/2.jpg"]
+    assert splits["train"][0]["image"].size == (24, 16)
+
+
+def test_the_example_of_a_loss_gives_the_value_worked_out_by_hand(example):
+    torch.testing.assert_close(example("entropy_loss")(torch.full((2, 5), 0.3)), torch.tensor(5.0).log())
+
+
+def test_what_does_not_exist_is_found():
+    links = "# A heading: here\n[a](#a-heading-here) [b](#elsewhere) [c](docs/none.md) [d](https://example.org)\n"
+    assert broken_links(ROOT / "README.md", links) == ["#elsewhere", "docs/none.md"]
+    names = "`dedn_hf.data.load` or `dedn_hf.lode`\n```python\nfrom dedn_hf.training import run, walk  # both\n```\n"
+    assert {name: can_be_imported(name) for name in dotted_names(names)} == {
+        "dedn_hf.data.load": True,
+        "dedn_hf.lode": False,
+        "dedn_hf.training.run": True,
+        "dedn_hf.training.walk": False,
+    }
