@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.modeling.attention import Expert
-from dedn_hf.modeling.losses import seen_bias_vector
+from dedn_hf.modeling.experts import Expert, seen_bias_vector
 
 
 class PublishedDEDN(DEDNForZeroShot):
@@ -25,12 +24,14 @@ class PublishedDEDN(DEDNForZeroShot):
         attribute_order = fine.group_order.argsort()
         return torch.stack(scores, dim=1)[..., attribute_order], torch.stack(region_maps, dim=1)[:, :, attribute_order]
 
-    def class_logits(self, attribute_scores: torch.Tensor, class_attributes: torch.Tensor) -> torch.Tensor:
+    def class_logits(
+        self, attribute_scores: torch.Tensor, class_attributes: torch.Tensor, seen: torch.Tensor
+    ) -> torch.Tensor:
         experts = [
             torch.einsum("ka,ba->bak", class_attributes, scores).sum(dim=1) for scores in attribute_scores.unbind(1)
         ]
         logits = torch.stack(experts, dim=1)
-        return logits + seen_bias_vector(self.seen, self.config.seen_bias, logits.dtype)
+        return logits + seen_bias_vector(seen, self.config.seen_bias, logits.dtype)
 
 
 def attend_of_expert(expert: Expert, fine: Expert, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,23 +24,32 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     },
 )
 
-AUTO_CONFIGS, AUTO_MODELS = "transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"
-CONFIG, MODEL = "dedn_hf.modeling.configuration_dedn", "dedn_hf.modeling.modeling_dedn"
+AUTO_CONFIGS, AUTO_MODELS, AUTO_PROCESSORS, PIPELINES = (
+    *(f"transformers.models.auto.{kind}_auto" for kind in ("configuration", "modeling", "processing")),
+    "transformers.pipelines",
+)
+CONFIG, MODEL, PROCESSOR = (f"dedn_hf.modeling.{name}_dedn" for name in ("configuration", "modeling", "pipeline"))
+AUTO_CLASSES = ("AutoModel", "AutoModelForImageClassification", "AutoModelForZeroShotImageClassification")
 
 
 def register() -> None:
-    """Register configuration and model with those of transformers' Auto classes that are loaded; again does no harm.
+    """Register our classes with those of transformers' Auto classes that are loaded; again does no harm.
 
-    A module of ours that is being imported, and has by that loaded transformers, lacks its class yet: it comes later.
+    A module that is being imported, of transformers or of ours, lacks its classes yet: they come later.
     """
     auto_config = getattr(sys.modules.get(AUTO_CONFIGS), "AutoConfig", None)
-    if auto_config and (config := getattr(import_module(CONFIG), "DEDNConfig", None)):
-        auto_config.register(config.model_type, config, exist_ok=True)
+    config = auto_config and getattr(import_module(CONFIG), "DEDNConfig", None)
+    if not config:
+        return
+    auto_config.register(config.model_type, config, exist_ok=True)
     table = sys.modules.get(AUTO_MODELS)
-    auto_model = getattr(table, "AutoModelForZeroShotImageClassification", None)
-    if auto_model and (model := getattr(import_module(MODEL), "DEDNForZeroShot", None)):
-        for auto in (auto_model, table.AutoModel):
-            auto.register(model.config_class, model, exist_ok=True)
+    if hasattr(table, AUTO_CLASSES[-1]) and (model := getattr(import_module(MODEL), "DEDNForZeroShot", None)):
+        for name in AUTO_CLASSES:
+            getattr(table, name).register(config, model, exist_ok=True)
+    auto_processor = getattr(sys.modules.get(AUTO_PROCESSORS), "AutoProcessor", None)
+    ready = auto_processor and hasattr(sys.modules.get(PIPELINES), "pipeline")
+    if ready and (processor := getattr(import_module(PROCESSOR), "DEDNProcessor", None)):
+        auto_processor.register(config, processor, exist_ok=True)
 
 
 def register_when_loaded() -> None:
@@ -51,10 +60,11 @@ def register_when_loaded() -> None:
 
 
 class _Watch(MetaPathFinder):
-    """Finds nothing itself; when one of the four modules above has been loaded, it lets `register` run."""
+    """Finds nothing itself; when one of the modules above has been loaded, it lets `register` run."""
 
     def __init__(self) -> None:
-        self.awaited = {AUTO_CONFIGS, AUTO_MODELS, CONFIG, MODEL} - set(sys.modules)
+        ours = {CONFIG, MODEL, PROCESSOR}
+        self.awaited = {AUTO_CONFIGS, AUTO_MODELS, AUTO_PROCESSORS, PIPELINES, *ours} - set(sys.modules)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """The spec of an awaited module, with a loader that registers after it; None for any other."""

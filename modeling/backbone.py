@@ -6,7 +6,8 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import timm
 import torch
@@ -327,6 +328,26 @@ def shared_weights(body: nn.Module) -> dict[str, str]:
 def _belongs(name: str, prefixes: Sequence[str]) -> bool:
     """Whether a module or weight is one of the named modules or lies in it: 'blocks.1.norm' in 'blocks.1'."""
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+@contextmanager
+def offloaded_weights_loaded(module: nn.Module) -> Iterator[None]:
+    """Hold all weights that accelerate has offloaded from a module and what it contains.
+
+    Its hooks load the weights of each module when that is called. But timm's networks use weights of modules that they
+    never call: these would stay away, and attention would compute with whatever lies in memory.
+    """
+    hooks = [(each, each._hf_hook) for each in module.modules() if getattr(each, "_hf_hook", None) is not None]
+    hooks = [(each, hook) for each, hook in hooks if getattr(hook, "offload", False)]
+    for each, hook in hooks:
+        hook.pre_forward(each)
+        hook.offload = False  # so that it keeps them
+    try:
+        yield
+    finally:
+        for each, hook in hooks:
+            hook.offload = True
+            hook.post_forward(each, None)
 
 
 def preprocessing_of(name: str) -> dict:

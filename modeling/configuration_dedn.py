@@ -1,5 +1,7 @@
 """Configuration of the Dual Expert Distillation Network (DEDN)."""
 
+from inspect import get_annotations
+
 from transformers import PreTrainedConfig
 
 EXPERTS = ("coarse", "fine")
@@ -64,7 +66,9 @@ class DEDNConfig(PreTrainedConfig):
 
     model_type = "dedn"
     # Trainer's evaluation then collects logits only.
-    keys_to_ignore_at_inference = ["attribute_scores", "coarse_logits", "fine_logits", "region_maps", "losses"]
+    keys_to_ignore_at_inference = [
+        *("attribute_scores", "coarse_logits", "fine_logits", "region_maps", "losses", "logits_per_image")
+    ]
 
     backbone: str | None = None
     backbone_kwargs: dict | None = None
@@ -102,23 +106,31 @@ class DEDNConfig(PreTrainedConfig):
     loss_classes: str = "all"
     label_smoothing: float = 0.0
 
-    def __post_init__(self, **kwargs):
+    def __init__(self, **kwargs) -> None:
+        # Written out, because configurations are dataclasses only since transformers 5.1 or later.
+        for name in get_annotations(DEDNConfig):
+            value = kwargs.pop(name, getattr(DEDNConfig, name))
+            setattr(self, name, list(value) if isinstance(value, tuple) else value)  # as it comes back from JSON
+        output_attentions = kwargs.pop("output_attentions", False)
         if self.attribute_names is None:
             self.attribute_names = ["attribute"]
         if self.attribute_groups is None:
             self.attribute_groups = ["all"] * len(self.attribute_names)
-        super().__post_init__(**kwargs)
+        super().__init__(**kwargs)
+        self.output_attentions = output_attentions
         if self.label2id is None:
             self.label2id = {name: label for label, name in self.id2label.items()}
-        self._check()
+        self.validate()
         self.experts = [expert for expert in EXPERTS if expert in self.experts]  # coarse first, whatever was given
 
-    def _check(self) -> None:
-        if len(self.attribute_groups) != len(self.attribute_names):
-            raise ValueError(
-                f"attribute_groups names {len(self.attribute_groups)} attributes, attribute_names "
-                f"{len(self.attribute_names)}; give every attribute one group."
-            )
+    def validate(self) -> None:
+        """Raise ValueError for values that no model can have. transformers asks again before it saves."""
+        self.validate_choices()
+        self.validate_sizes()
+        self.validate_shares()
+
+    def validate_choices(self) -> None:
+        """Each name is one of those that there are."""
         for field, value, allowed in (
             ("experts", self.experts, EXPERTS),
             ("attentions", self.attentions, ATTENTIONS),
@@ -127,13 +139,33 @@ class DEDNConfig(PreTrainedConfig):
         ):
             if not value or set(value) - set(allowed) or len(set(value)) != len(value):
                 raise ValueError(f"{field} is {value!r}; choose from {', '.join(allowed)}, each once at most.")
+
+    def validate_sizes(self) -> None:
+        """Sizes are positive and agree with each other."""
+        if len(self.attribute_groups) != len(self.attribute_names):
+            raise ValueError(
+                f"attribute_groups names {len(self.attribute_groups)} attributes, attribute_names "
+                f"{len(self.attribute_names)}; give every attribute one group."
+            )
         if len(self.feature_shape) != 3 or min(self.feature_shape) < 1:
             raise ValueError(f"feature_shape is {self.feature_shape!r}; give [channels, height, width], all positive.")
+        if self.query_rank is not None and self.query_rank < 1:
+            raise ValueError(f"query_rank is {self.query_rank}; use a positive rank, or None for full rank.")
+
+    def validate_shares(self) -> None:
+        """Weights of two parts and probabilities lie between 0 and 1."""
         for field in ("region_weight", "coarse_weight", "feature_dropout", "label_smoothing"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must lie between 0 and 1.")
-        if self.query_rank is not None and self.query_rank < 1:
-            raise ValueError(f"query_rank is {self.query_rank}; use a positive rank, or None for full rank.")
+
+    @property
+    def output_attentions(self) -> bool:
+        """Whether `forward` gives region maps unless it is told otherwise. Every kind of attention can."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value: bool) -> None:
+        self._output_attentions = value
 
     @property
     def num_attributes(self) -> int:

@@ -9,7 +9,7 @@ Letters of the shapes: B images, K classes, A attributes, E experts, C channels,
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -17,23 +17,19 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, can_return_tuple
 
-from .attention import Expert, TensorCache, channel_attention, region_attention
 from .attribute_table import AttributeTable, group_attributes
-from .backbone import Backbone, create_body, preprocessing_of, size_arguments
+from .backbone import Backbone, create_body, offloaded_weights_loaded, preprocessing_of, size_arguments
 from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
-from .losses import (
-    distillation_loss,
-    margin_loss,
-    regression_loss,
-    require_labels,
-    seen_bias_vector,
-    self_calibration_loss,
-)
+from .experts import Expert, Experts, TensorCache, loss_terms, require_labels, seen_bias_vector, total_loss
 from .saving import HUB_ARGUMENTS, push_model, replaced_model, require_config, write_card_and_requirements
 
+if TYPE_CHECKING:
+    from .pipeline_dedn import DEDNProcessor
+
 T = TypeVar("T", bound="DEDNForZeroShot")
+AUTO_CLASSES = ("AutoModel", "AutoModelForImageClassification", "AutoModelForZeroShotImageClassification")
 ALIGNMENT = 64  # bytes: what PyTorch's own allocator gives, and the width of the widest vector instructions
 
 
@@ -50,6 +46,7 @@ class DEDNOutput(ModelOutput):
         region_maps: B x E x A x R, attention times value of every attribute in every region (reshape R to H x W for a
             heat map), experts in the order of `config.experts`; only with `output_attentions=True`.
         losses: every loss term before weighting, by name; only with `labels`.
+        logits_per_image: `logits`, as CLIP and SigLIP call them.
     """
 
     loss: torch.Tensor | None = None
@@ -59,6 +56,7 @@ class DEDNOutput(ModelOutput):
     fine_logits: torch.Tensor | None = None
     region_maps: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
+    logits_per_image: torch.Tensor | None = None
 
 
 class DEDNPreTrainedModel(PreTrainedModel):
@@ -71,6 +69,7 @@ class DEDNPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
+    _no_split_modules = ["Backbone", "Expert"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -105,19 +104,15 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         if config.backbone is not None:
             self.backbone = Backbone(config.backbone, config.feature_source, **(config.backbone_kwargs or {}))
         groups = {"coarse": ["all"] * config.num_attributes, "fine": config.attribute_groups}
-        self.experts = nn.ModuleDict({
-            name: Expert(
-                groups[name], config.embedding_size, channels, height * width, config.query_rank, config.attentions
-            )
-            for name in config.experts
-        })  # fmt: skip
+        sizes = (config.embedding_size, channels, height * width, config.query_rank, config.attentions)
+        self.experts = Experts({name: Expert(groups[name], *sizes) for name in config.experts})
         self.feature_norm = nn.BatchNorm2d(channels, affine=False) if config.standardize_features else nn.Identity()
         if config.normalize_scores:
             self.logit_scale = nn.Parameter(torch.empty(()))
         self.register_buffer("class_attributes", torch.zeros(config.num_labels, config.num_attributes))
         self.register_buffer("attribute_mean", torch.zeros(config.num_attributes))
         self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))
-        self.cache = TensorCache()
+        self.class_cache = TensorCache()
         self.freeze_backbone(config.freeze_backbone)
         self.post_init()
 
@@ -145,16 +140,20 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             groups: 'given' (the table's), 'single', 'embeddings' or 'co-occurrence', see `group_attributes`.
             num_groups: number of k-means groups for the latter two.
             backbone_kwargs: further arguments of `timm.create_model`.
-            config: any argument of `DEDNConfig`.
+            config: any argument of `DEDNConfig`. `attribute_names` chooses and orders attributes of the table;
+                `attribute_groups` are then in that order.
 
         Raises:
-            ValueError: unknown backbone, arguments that do not fit the table.
+            ValueError: unknown backbone, arguments that contradict the table, the backbone or each other.
         """
-        config.setdefault("attribute_names", table.attribute_names)
+        if "attribute_groups" in config and groups != "given":
+            raise ValueError(f"attribute_groups and groups={groups!r} contradict each other. Leave one of them out.")
+        table = table.select_attributes(config.pop("attribute_names", None) or table.attribute_names)
         config.setdefault("attribute_groups", group_attributes(table, groups, num_groups))
+        of_table = {"attribute_names": table.attribute_names, "id2label": dict(enumerate(table.class_names))}
         if table.attribute_embeddings is not None:
-            config["embedding_size"] = table.attribute_embeddings.shape[1]
-        config["id2label"] = dict(enumerate(table.class_names))
+            of_table["embedding_size"] = table.attribute_embeddings.shape[1]
+        _settle(config, of_table, "the attribute table")
         body = None
         if backbone is not None:
             preprocessing, sizes = preprocessing_of(backbone), size_arguments(backbone, image_size)
@@ -168,7 +167,8 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             extractor = Backbone(backbone, config.get("feature_source", "stage"), **config["backbone_kwargs"])
             if pretrained:
                 extractor.body = create_body(**{**extractor.recipe, "pretrained": pretrained})
-            body, config["feature_shape"] = extractor.body, extractor.feature_shape(config["image_size"])
+            body, shape = extractor.body, extractor.feature_shape(config["image_size"])
+            _settle(config, {"feature_shape": shape}, f"{backbone} with images of {config['image_size']} pixels")
         model = cls(DEDNConfig(**config))
         if body is not None:
             model.backbone.body = body
@@ -220,17 +220,19 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         """
         # transformers copies the files of these along, because this one imports them.
         from .handler import EndpointHandler  # noqa: F401
-        from .pipeline_dedn import DEDNPipeline  # noqa: F401
+        from .images import read_image  # noqa: F401
 
         folder, hub = Path(save_directory), {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         self.config.custom_pipelines = CUSTOM_PIPELINES
+        code = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        self.config.auto_map = dict.fromkeys(AUTO_CLASSES, code)  # of which transformers itself writes but one
         if not is_main_process or kwargs.get("distributed_checkpoint"):  # of which every process writes its part
             super().save_pretrained(folder, is_main_process=is_main_process, **kwargs)
             return
         with replaced_model(folder, variant=kwargs.get("variant")) as unfinished:
             super().save_pretrained(unfinished, **kwargs)
             if self.backbone is not None:
-                self.image_processor().save_pretrained(unfinished)
+                self.processor().save_pretrained(unfinished)
             write_card_and_requirements(self, unfinished, with_card=not (folder / "README.md").exists())
         if push_to_hub:  # now: transformers would upload before the folder is complete
             self.push_to_hub(**{"repo_id": folder.name, **hub})
@@ -242,12 +244,19 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         """
         return push_model(self, repo_id, **kwargs)
 
+    def processor(self) -> "DEDNProcessor":
+        """Images and class names to the inputs of `forward`, as `AutoProcessor` gives it for a saved model."""
+        from .pipeline_dedn import DEDNProcessor
+
+        return DEDNProcessor(self.image_processor(), self.attribute_table)
+
     # Backbone -----------------------------------------------------------------------------------------------------
 
     def freeze_backbone(self, freeze: bool = True) -> None:
         """Keep the backbone's weights and batch statistics fixed in training, or (False) train them too."""
         self.config.freeze_backbone = freeze
         if self.backbone is not None:
+            self.backbone.freeze_stages([])  # else stages frozen before would be trained in evaluation mode
             self.backbone.requires_grad_(not freeze)
             self.backbone.train(self.training and not freeze)
 
@@ -258,15 +267,9 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
     def train(self, mode: bool = True) -> "DEDNForZeroShot":
         """A frozen backbone stays in evaluation mode."""
         super().train(mode)
-        self.cache.clear()
         if self.backbone is not None and self.config.freeze_backbone:
             self.backbone.eval()
         return self
-
-    def _apply(self, fn, *args, **kwargs):
-        """Moving or casting replaces the weights' memory without counting up their versions."""
-        self.cache.clear()
-        return super()._apply(fn, *args, **kwargs)
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
         if self.backbone is not None:
@@ -282,18 +285,22 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
                 f"pixel_values have shape {tuple(pixel_values.shape)}; this model takes B x 3 x {size} x {size}. "
                 "Preprocess the images with model.image_processor()."
             )
+        if any(parameter.is_meta for parameter in self.backbone.parameters()):
+            with offloaded_weights_loaded(self.backbone):
+                return self.backbone(pixel_values.to(self.dtype))
         return self.backbone(pixel_values.to(self.dtype))
 
     # Forward ------------------------------------------------------------------------------------------------------
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         features: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        output_attentions: bool = False,
-        return_dict: bool | None = None,
-        **kwargs,
+        class_attributes: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
+        output_attentions: bool | None = None,
     ) -> DEDNOutput | tuple:
         """Class logits, and the loss when there are labels.
 
@@ -302,27 +309,33 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             features: B x C x H x W, the backbone's feature map, e.g. from a cache. In evaluation with
                 `config.flip_test`, B x 2 x C x H x W, of the image and of its mirror image.
             labels: B, class indices 0..K-1.
-            output_attentions: also give `region_maps`.
+            class_attributes: K x A, other classes than the model's own for this call, in the scale of its table;
+                attributes in the order of `config.attribute_names`. Labels and logits are then of these.
+            seen: K bool, which of `class_attributes` are classes with training images; default, none.
+            output_attentions: also give `region_maps`; default, `config.output_attentions`.
+            return_dict: False gives a tuple; default, `config.return_dict`.
 
         Raises:
             ValueError: neither or both inputs, a shape unlike the model's, labels out of range.
         """
+        class_attributes, seen = self.classes_or_own(class_attributes, seen)
         scores, region_maps = self.attention_scores(pixel_values, features)
-        class_attributes = self.normalized_class_attributes()
         attribute_scores = self.scale_scores(self.mix_attentions(scores))
-        logits = self.class_logits(attribute_scores, class_attributes)
+        logits = self.class_logits(attribute_scores, class_attributes, seen)
         weights = self.expert_weights(scores)
-        prediction = (weights * logits).sum(dim=1)
-        losses = None if labels is None else self.compute_losses(scores, class_attributes, labels)
-        output = DEDNOutput(
-            loss=None if losses is None else self.total_loss(losses),
-            logits=prediction + self.config.calibration_bias * ~self.seen,
+        prediction = (weights * logits).sum(dim=1) + self.config.calibration_bias * ~seen
+        losses = None if labels is None else self.compute_losses(scores, class_attributes, seen, labels)
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        return DEDNOutput(
+            loss=None if losses is None else total_loss(self.config, losses),
+            logits=prediction,
             attribute_scores=(weights * attribute_scores).sum(dim=1),
             region_maps=region_maps if output_attentions else None,
             losses=losses,
+            logits_per_image=prediction,
             **{f"{name}_logits": logits[:, i] for i, name in enumerate(self.experts)},
         )
-        return output if return_dict in (None, True) else output.to_tuple()
 
     def attention_scores(
         self, pixel_values: torch.Tensor | None = None, features: torch.Tensor | None = None
@@ -380,42 +393,15 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         Returns:
             Region and channel scores, B x E x 2 x A (one attention: B x E x 1 x A), and region maps B x E x A x R.
         """
-        dtype = self.class_attributes.dtype
-        features = F.normalize(self.feature_norm(features.to(dtype)).flatten(2), dim=1)
+        features = self.feature_norm(features.to(self.class_attributes.dtype)).flatten(2)
+        features = F.normalize(features, dim=1)
         if self.training and self.config.feature_dropout:
             features = F.dropout1d(features, self.config.feature_dropout)
-        if torch.is_autocast_enabled(features.device.type):
-            features = features.to(torch.get_autocast_dtype(features.device.type))  # once for all products
-        features = features.transpose(0, 1).contiguous()  # C x B x R: all images are one matrix
-        queries, scores, region_maps = self.queries(), [], None
-        if "region" in queries:
-            found = region_attention(features, *queries["region"])
-            region_scores, region_maps = (part.unflatten(1, (len(self.experts), -1)) for part in found)
-            scores.append(region_scores)
-        if "channel" in queries:
-            fused = self.config._attn_implementation != "eager"
-            channel_scores = channel_attention(features, *queries["channel"], fused).to(dtype)
-            scores.append(channel_scores.unflatten(1, (len(self.experts), -1)))
-        return torch.stack(scores, dim=2), region_maps
+        return self.experts(features, fused=self.config._attn_implementation != "eager")
 
-    def queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of each attention, the experts' stacked: V Q_r and V P_r (EA x C), V Q_c and V P_c (EA x R).
-
-        Without autograd, they are computed once and kept until the weights change.
-        """
-
-        def stacked() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-            of_experts = [expert() for expert in self.experts.values()]
-            return {
-                name: tuple(map(torch.cat, zip(*(queries[name] for queries in of_experts), strict=True)))
-                for name in of_experts[0]
-            }
-
-        return self.cache("queries", tuple(self.experts.parameters()), stacked)
-
-    def mix_attentions(self, scores: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+    def mix_attentions(self, scores: torch.Tensor) -> torch.Tensor:
         """B x E x 2 x A to B x E x A: the sum of both attentions in training, their weighted mean in evaluation."""
-        if scores.shape[2] == 1 or (self.training if training is None else training):
+        if scores.shape[2] == 1 or self.training:
             return scores.sum(dim=2)
         return self.config.region_weight * scores[:, :, 0] + (1 - self.config.region_weight) * scores[:, :, 1]
 
@@ -425,49 +411,29 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             return self.logit_scale.exp() * F.normalize(attribute_scores, dim=-1)
         return attribute_scores
 
-    def class_logits(self, attribute_scores: torch.Tensor, class_attributes: torch.Tensor) -> torch.Tensor:
-        """z = s T^t + m: scaled scores B x E x A and normalised class attributes K x A to B x E x K."""
+    def class_logits(
+        self, attribute_scores: torch.Tensor, class_attributes: torch.Tensor, seen: torch.Tensor
+    ) -> torch.Tensor:
+        """z = s T^t + m: scaled scores B x E x A, normalised class attributes K x A and seen (K bool) to B x E x K."""
         logits = attribute_scores @ class_attributes.T
-        return logits + seen_bias_vector(self.seen, self.config.seen_bias, logits.dtype)
+        return logits + seen_bias_vector(seen, self.config.seen_bias, logits.dtype)
 
     def compute_losses(
-        self, scores: torch.Tensor, class_attributes: torch.Tensor, labels: torch.Tensor
+        self, scores: torch.Tensor, class_attributes: torch.Tensor, seen: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Every loss term, unweighted, by name ('coarse.margin', 'distillation', ...).
 
         Args:
-            scores: B x E x 2 x A, as `dual_attention` gives them. class_attributes: K x A, rows normalised. labels: B.
+            scores: B x E x 2 x A, as `dual_attention` gives them. class_attributes: K x A, rows normalised. seen: K
+                bool. labels: B.
         """
         if labels.device.type == "cpu" and not torch.compiler.is_compiling():
             require_labels(labels, len(class_attributes))
-        config, losses = self.config, {}
-        scores = scores.float()
-        class_attributes = class_attributes.float()
-        mixed = self.mix_attentions(scores, training=True)
+        scores, class_attributes = scores.float(), class_attributes.float()
+        summed = scores.sum(dim=2)
         with torch.autocast(scores.device.type, enabled=False):  # scores may be of low precision, losses are not
-            logits = self.class_logits(self.scale_scores(mixed), class_attributes)
-        for i, name in enumerate(self.experts):
-            losses[f"{name}.margin"] = margin_loss(
-                logits[:, i],
-                labels,
-                self.seen,
-                config.margin,
-                config.seen_bias,
-                config.label_smoothing,
-                seen_only=config.loss_classes == "seen",
-            )
-            losses[f"{name}.calibration"] = self_calibration_loss(logits[:, i], self.seen)
-            losses[f"{name}.regression"] = regression_loss(mixed[:, i], class_attributes[labels])
-            if scores.shape[2] == 2:
-                losses[f"{name}.alignment"] = distillation_loss(scores[:, i, 0], scores[:, i, 1])
-        if len(self.experts) == 2:
-            losses["distillation"] = distillation_loss(logits[:, 0], logits[:, 1])
-        return losses
-
-    def total_loss(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The weighted sum: a term 'coarse.margin' or 'distillation' is weighted by `config.<kind>_weight`."""
-        weights = {name: getattr(self.config, f"{name.split('.')[-1]}_weight") for name in losses}
-        return sum(weight * losses[name] for name, weight in weights.items() if weight)
+            logits = self.class_logits(self.scale_scores(summed), class_attributes, seen)
+        return loss_terms(self.config, scores, summed, logits, class_attributes, seen, labels)
 
     # Classes ------------------------------------------------------------------------------------------------------
 
@@ -484,11 +450,35 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         self.config.id2label = dict(enumerate(table.class_names))
         self.config.label2id = {name: label for label, name in enumerate(table.class_names)}
 
+    def classes_or_own(
+        self, class_attributes: torch.Tensor | None, seen: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised attributes, K x A, and seen, K bool, of the classes given to `forward`, or of the model's own."""
+        if class_attributes is None:
+            if seen is not None:
+                raise ValueError(
+                    "seen belongs to class_attributes. Pass both, or neither for the model's own classes."
+                )
+            return self.normalized_class_attributes(), self.seen
+        if class_attributes.ndim != 2 or class_attributes.shape[1] != self.config.num_attributes:
+            raise ValueError(
+                f"class_attributes have shape {tuple(class_attributes.shape)}; this model takes classes x "
+                f"{self.config.num_attributes} attributes, in the order of model.config.attribute_names."
+            )
+        if seen is None:
+            seen = self.seen.new_zeros(len(class_attributes))
+        if seen.shape != class_attributes.shape[:1]:
+            raise ValueError(
+                f"seen has shape {tuple(seen.shape)}; pass a boolean for each of the {len(class_attributes)} classes."
+            )
+        normalized = self.normalized_class_attributes(class_attributes.to(self.class_attributes))
+        return normalized, seen.to(self.seen)
+
     def normalized_class_attributes(self, class_attributes: torch.Tensor | None = None) -> torch.Tensor:
         """T, K x A: rows of length 1, centred first where the model was trained so. Default: the model's classes."""
         if class_attributes is None:
             own, mean = self.class_attributes, self.attribute_mean
-            return self.cache("classes", (own, mean), lambda: self.normalized_class_attributes(own))
+            return self.class_cache("classes", (own, mean), lambda: self.normalized_class_attributes(own))
         return F.normalize(class_attributes - self.attribute_mean, dim=-1)
 
     def class_bias(self, seen: torch.Tensor) -> torch.Tensor:
@@ -540,7 +530,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             Logits B x k, best first; labels B x k; and the log of the sum of exp(logit) over all K classes, B.
         """
         sources = (self.class_attributes, self.attribute_mean)
-        lengths = self.cache("lengths", sources, lambda: _row_lengths(*sources, chunk_size))
+        lengths = self.class_cache("lengths", sources, lambda: _row_lengths(*sources, chunk_size))
         offset = attribute_scores @ self.attribute_mean
         best, labels, totals = [], [], []
         for start in range(0, len(lengths), chunk_size):
@@ -559,6 +549,14 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
 def _row_lengths(class_attributes: torch.Tensor, mean: torch.Tensor, chunk_size: int) -> torch.Tensor:
     """Lengths of the centred rows, K, without a copy of the whole K x A table."""
     return torch.cat([(rows - mean).norm(dim=1) for rows in class_attributes.split(chunk_size)]).clamp_min(1e-12)
+
+
+def _settle(config: dict, facts: dict, source: str) -> None:
+    """Take over what `source` settles. Raise ValueError where the arguments in `config` say otherwise."""
+    for name, value in facts.items():
+        given = config.setdefault(name, value)
+        if given != value and not (isinstance(given, tuple) and list(given) == value):
+            raise ValueError(f"{name} is {given!r:.200}, but {source} gives {value!r:.200}. Leave it out.")
 
 
 def align_memory(model: nn.Module) -> None:

@@ -1,27 +1,130 @@
-"""The zero-shot-image-classification pipeline of DEDN: classes by name, or by a description nobody trained on.
+"""Images and class names to what the model takes (the processor), and to classes (the pipeline).
 
-As transformers' own pipeline of that task, but class names are not read by a text encoder: they are classes of the
-model, or come with the attributes that describe them.
+As in transformers, but class names are not read by a text encoder: they are classes of the model, or come with the
+attributes that describe them.
 """
 
 import base64
 import binascii
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.utils import httpx
 from PIL import Image, UnidentifiedImageError
-from transformers import Pipeline
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch.utils.data import Dataset, IterableDataset
+from transformers import AutoImageProcessor, BatchFeature, Pipeline, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_utils import load_image
+from transformers.utils import cached_file
 
 from .attribute_table import AttributeTable, near_names
 from .configuration_dedn import CUSTOM_PIPELINES
 from .images import read_image, upright_rgb
+from .saving import whole_file
 
 MANY_CLASSES = 16384  # beyond, the best are found without a score for every class
+PROCESSOR_FILE, TABLE_FILE = "processor_config.json", "class_table.safetensors"
+HUB_OPTIONS = (
+    *("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token", "user_agent"),
+)
+ONE_IMAGE = (str, bytes, bytearray, os.PathLike, Image.Image)
+
+
+class DEDNProcessor(ProcessorMixin):
+    """Images to pixels, and class names or descriptions to class attributes: all that the model takes.
+
+    Example:
+
+    ```python
+    processor = AutoProcessor.from_pretrained("user/dedn-birds", trust_remote_code=True)
+    inputs = processor(images=image, text=["Cardinal", "Bobolink"], return_tensors="pt")
+    model(**inputs).logits_per_image.softmax(dim=1)  # images x classes
+    ```
+
+    Args:
+        image_processor: the model's. table: the classes that the model knows.
+    """
+
+    def __init__(self, image_processor: Any, table: AttributeTable) -> None:
+        self.image_processor, self.table = image_processor, table
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: Any = None,
+        return_tensors: str | None = "pt",
+        padding: Any = None,
+        truncation: Any = None,
+        **options,
+    ) -> BatchFeature:
+        """Inputs of the model, by name.
+
+        Args:
+            images: one image or several, each a path, a URL, bytes, a PIL image, or what the image processor takes.
+            text: names of classes of the model; or a mapping of names to descriptions, as the pipeline's
+                `candidate_labels`. Without it, the model chooses among all its classes.
+            padding, truncation: have no meaning here; other models of the task need them.
+            options: of the image processor.
+
+        Returns:
+            With images `pixel_values`, B x 3 x image_size x image_size; with text `class_attributes`, K x A, and
+            `seen`, K.
+
+        Raises:
+            ValueError: neither images nor text, an unknown class or attribute, a broken image.
+        """
+        if images is None and text is None:
+            raise ValueError("Pass images, or text (names of classes), or both.")
+        inputs = {}
+        if images is not None:
+            images = [images] if isinstance(images, ONE_IMAGE) else images
+            if isinstance(images, Sequence):
+                images = [open_image(each) if isinstance(each, ONE_IMAGE) else each for each in images]
+            inputs.update(self.image_processor(images=images, return_tensors=return_tensors, **options))
+        if text is not None:
+            classes = candidate_table(self.table, [text] if isinstance(text, str) else text)
+            inputs |= {"class_attributes": classes.class_attributes, "seen": classes.seen}
+        return BatchFeature(inputs, tensor_type=return_tensors)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the model's inputs that it makes."""
+        return ["pixel_values", "class_attributes", "seen"]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **_) -> list[str]:
+        """Write the image processor, the class table and the code, for `AutoProcessor`. Gives the files' paths."""
+        folder, described = Path(save_directory), {"processor_class": type(self).__name__}
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [*self.image_processor.save_pretrained(folder), *custom_object_save(self, folder, config=described)]
+        with whole_file(folder / PROCESSOR_FILE) as unfinished:
+            unfinished.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        save_table(self.table, folder / TABLE_FILE)
+        return [*map(str, files), str(folder / PROCESSOR_FILE), str(folder / TABLE_FILE)]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **options) -> "DEDNProcessor":
+        """Read what `save_pretrained` of a processor or a model has written, from a folder or the Hub.
+
+        Raises:
+            OSError: there is no such folder, or it holds no processor.
+        """
+        hub = {name: options[name] for name in HUB_OPTIONS if name in options}
+        table = load_table(cached_file(pretrained_model_name_or_path, TABLE_FILE, **hub))
+        return cls(AutoImageProcessor.from_pretrained(pretrained_model_name_or_path, **hub), table)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is printed of it."""
+        return {"processor_class": type(self).__name__, "classes": self.table.class_names}
+
+
+DEDNProcessor.register_for_auto_class()
 
 
 class DEDNPipeline(Pipeline):
@@ -43,6 +146,7 @@ class DEDNPipeline(Pipeline):
     _load_image_processor = True
     _load_feature_extractor = False
     _load_tokenizer = False
+    modelcard = None  # transformers 5.0 asks for it when it saves a pipeline, and never sets it
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -52,7 +156,8 @@ class DEDNPipeline(Pipeline):
         """Classify one image or several.
 
         Args:
-            images: a path, a URL, a base64 string, bytes, a PIL image; or a list, generator or data set of these.
+            images: a path, a URL, a base64 string, bytes, a PIL image; or a list, generator, data set of these or
+                column of a data set.
             candidate_labels: names of classes of the model (default: all); or a mapping of names to descriptions,
                 `{attribute: value}` in the scale of the model's attribute table, or all A values, or None for a class
                 of the model. An attribute that a description leaves out has the mean value of the model's classes.
@@ -75,6 +180,9 @@ class DEDNPipeline(Pipeline):
             images = list(images)
             if not images:
                 return []
+        elif isinstance(images, Iterable) and not isinstance(images, (*ONE_IMAGE, Dataset, IterableDataset)):
+            one_by_one = super().__call__(iter_images(images), candidate_labels=candidate_labels, **kwargs)
+            return list(one_by_one) if isinstance(images, Sequence) else one_by_one
         return super().__call__(images, candidate_labels=candidate_labels, **kwargs)
 
     def _sanitize_parameters(
@@ -101,11 +209,17 @@ class DEDNPipeline(Pipeline):
     def _forward(
         self, inputs: dict, candidates: AttributeTable | None = None, best_only: int | None = None
     ) -> dict[str, torch.Tensor]:
-        attribute_scores = self.model.score_attributes(**inputs)
         if best_only is not None:
+            no_classes = self.model.class_attributes[:0]
+            attribute_scores = self.model(**inputs, class_attributes=no_classes).attribute_scores
             logits, labels, log_totals = self.model.top_classes(attribute_scores, best_only)
             return {"scores": (logits - log_totals[:, None]).float().exp(), "labels": labels}
-        logits = self.model.score_classes(attribute_scores, candidates)
+        classes = {}
+        if candidates is not None:
+            device = self.model.class_attributes.device
+            classes["class_attributes"] = torch.from_numpy(candidates.class_attributes).to(device)
+            classes["seen"] = torch.from_numpy(candidates.seen).to(device)
+        logits = self.model(**inputs, **classes).logits
         scores, labels = logits.float().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
         return {"scores": scores, "labels": labels}
 
@@ -115,6 +229,26 @@ class DEDNPipeline(Pipeline):
         names = self.model.config.id2label if class_names is None else class_names
         best = zip(outputs["labels"][0].tolist(), outputs["scores"][0].tolist(), strict=True)
         return [{"label": names[label], "score": score} for label, score in itertools.islice(best, top_k)]
+
+
+def iter_images(images: Iterable) -> Iterable:
+    """A generator, which transformers reads one by one."""
+    yield from images
+
+
+def save_table(table: AttributeTable, path: Path) -> None:
+    """Write names, groups, roles and class attributes of a table, of any size, as one safetensors file."""
+    names = {name: json.dumps(getattr(table, name)) for name in ("class_names", "attribute_names", "attribute_groups")}
+    with whole_file(path) as unfinished:
+        save_file({"class_attributes": table.class_attributes, "seen": table.seen}, unfinished, metadata=names)
+
+
+def load_table(path: str | os.PathLike) -> AttributeTable:
+    """Read what `save_table` wrote. Roles are 'train' (seen) or 'unseen'."""
+    with safe_open(path, framework="numpy") as file:
+        names = {name: json.loads(text) for name, text in file.metadata().items()}
+        roles = ["train" if seen else "unseen" for seen in file.get_tensor("seen")]
+        return AttributeTable(class_attributes=file.get_tensor("class_attributes"), roles=roles, **names)
 
 
 def candidate_table(table: AttributeTable, candidates: Sequence[str] | Mapping[str, Any]) -> AttributeTable:
@@ -193,6 +327,7 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
     Raises:
         ValueError: none of these, or it does not decode.
     """
+    image = os.fspath(image) if isinstance(image, os.PathLike) else image
     shown = repr(image if len(image) < 100 else f"{image[:50]}...") if isinstance(image, str) else "The image"
     try:
         if isinstance(image, str) and not image.startswith(("http://", "https://")):
@@ -202,12 +337,14 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
         return upright_rgb(image if isinstance(image, Image.Image) else load_image(image, timeout=timeout))
     except UnidentifiedImageError:
         raise ValueError(f"{shown} is not an image. Give a JPEG, PNG or WebP file.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{shown} does not decode: {error}. Give a whole JPEG, PNG or WebP file.") from error
-    except httpx.HTTPError as error:
-        raise ValueError(f"{shown} cannot be fetched: {error}.") from error
     except TypeError:
         raise ValueError(f"An image is a path, a URL, bytes or a PIL image, not {type(image).__name__}.") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{shown} does not decode: {error}. Give a whole JPEG, PNG or WebP file.") from error
+    except Exception as error:  # of the HTTP library, which differs between versions of transformers
+        if not isinstance(image, str):
+            raise
+        raise ValueError(f"{shown} cannot be fetched: {error}.") from error
 
 
 def _bytes_of(text: str, shown: str) -> bytes:

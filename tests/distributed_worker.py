@@ -110,7 +110,7 @@ def shard(accelerator: Accelerator) -> None:
     accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
         fsdp_version=config["fsdp_version"],
         auto_wrap_policy=config["fsdp_auto_wrap_policy"],
-        transformer_cls_names_to_wrap=[config["fsdp_transformer_layer_cls_to_wrap"]],
+        transformer_cls_names_to_wrap=config["fsdp_transformer_layer_cls_to_wrap"].split(","),
         reshard_after_forward=config["fsdp_reshard_after_forward"],
         state_dict_type=config["fsdp_state_dict_type"],
         cpu_ram_efficient_loading=config["fsdp_cpu_ram_efficient_loading"],

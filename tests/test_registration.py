@@ -23,13 +23,31 @@ assert type(AutoConfig.from_pretrained(folder)) is dedn_hf.DEDNConfig
 from transformers import AutoModelForZeroShotImageClassification as Auto
 assert type(Auto.from_pretrained(folder)) is dedn_hf.DEDNForZeroShot
 """,
+    "other auto classes": """
+from transformers import AutoModel, AutoModelForImageClassification
+assert type(AutoModel.from_pretrained(folder)) is dedn_hf.DEDNForZeroShot
+assert type(AutoModelForImageClassification.from_pretrained(folder)) is dedn_hf.DEDNForZeroShot
+""",
+    "processor": """
+from transformers import AutoProcessor
+from dedn_hf.modeling.pipeline_dedn import DEDNProcessor
+processor = AutoProcessor.from_pretrained(folder)
+assert type(processor) is DEDNProcessor
+assert processor(text=processor.table.class_names)["seen"].dtype.is_floating_point is False
+""",
+    "image classification": """
+from transformers import pipeline
+pipe = pipeline("image-classification", folder)
+assert type(pipe.model) is dedn_hf.DEDNForZeroShot
+""",
     "pipeline": """
 from transformers import pipeline
 pipe = pipeline("zero-shot-image-classification", folder, pipeline_class=dedn_hf.DEDNPipeline)
 assert type(pipe.model) is dedn_hf.DEDNForZeroShot
 """,
 }
-CASES = [*((order, "auto classes") for order in IMPORTS), ("dedn_hf first", "pipeline")]
+CASES = [(order, use) for order in IMPORTS for use in ("auto classes", "processor")]
+CASES += [("dedn_hf first", use) for use in ("other auto classes", "image classification", "pipeline")]
 # What takes long to import and knows nothing of either is imported once; each case then has a process of its own.
 EACH_IN_A_FORK = """
 import json, os, sys, traceback

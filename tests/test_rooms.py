@@ -82,7 +82,7 @@ def test_a_room_shows_a_few_names_and_each_can_be_imported(name):
 
 
 def test_the_reader_of_imports_sees_every_kind(tmp_path):
-    known = {"dedn_hf.data": tmp_path, "dedn_hf.data.loading": tmp_path, "dedn_hf.modeling.losses": tmp_path}
+    known = {"dedn_hf.data": tmp_path, "dedn_hf.data.loading": tmp_path, "dedn_hf.modeling.experts": tmp_path}
     path = tmp_path / "x.py"
     for line in (
         "from dedn_hf.data import loading",

@@ -6,6 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "gzsl": ["GZSL"],
-        "scores": ["calibrate", "gzsl_scores", "seen_unseen_curve"],
+        "scores": ["calibrate", "gzsl_compute_metrics", "gzsl_scores", "seen_unseen_curve"],
     },
 )

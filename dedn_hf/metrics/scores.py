@@ -4,8 +4,16 @@ Shapes: B images, K classes. All values lie in [0, 1]. Accuracy is always the me
 the classes that have images (Xian et al., TPAMI 2018).
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
 
 SCORES = {  # of a model, in the order in which they are reported
     "T1": "accuracy of unseen classes among themselves",
@@ -80,6 +88,26 @@ def gzsl_scores(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> dict[s
         "AUSUC": ausuc(logits, labels, seen) if both else None,
         "per_class_accuracy": [None if np.isnan(accuracy) else float(accuracy) for accuracy in accuracies],
     }
+
+
+def gzsl_compute_metrics(seen: ArrayLike) -> Callable[[EvalPrediction], dict[str, float]]:
+    """What `transformers.Trainer(compute_metrics=...)` takes: T1, U, S, H and AUSUC of an evaluation.
+
+    Args:
+        seen: K booleans, true for seen classes; `model.seen`, for instance.
+
+    Returns:
+        A function of an `EvalPrediction` (its logits, B x K, and labels, B). It leaves out the scores about which the
+        images say nothing, and raises ValueError as `gzsl_scores`.
+    """
+    seen = np.array(seen.tolist() if hasattr(seen, "tolist") else seen)  # a tensor may lie on a GPU
+
+    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        logits = prediction.predictions
+        scores = gzsl_scores(logits[0] if isinstance(logits, tuple) else logits, prediction.label_ids, seen)
+        return {name: score for name, score in scores.items() if isinstance(score, float)}
+
+    return compute_metrics
 
 
 def seen_unseen_curve(

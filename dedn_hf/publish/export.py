@@ -32,13 +32,13 @@ import torch
 from torch import nn
 
 from dedn_hf import __version__
+from dedn_hf.modeling.experts import Expert, Experts
 from dedn_hf.modeling.saving import require_writable, temporary_folder, whole_file
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-    from dedn_hf.modeling.attention import Expert
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 Run = Callable[[dict[str, torch.Tensor]], Sequence[np.ndarray]]
@@ -219,7 +219,7 @@ class Classifier(nn.Module):
     def __init__(self, model: DEDNForZeroShot, classes: str) -> None:
         super().__init__()
         self.model = copy.deepcopy(model, {id(model.backbone): model.backbone})  # the backbone is shared, not copied
-        self.model.experts = nn.ModuleDict({name: FixedExpert(expert) for name, expert in model.experts.items()})
+        self.model.experts = Experts({name: FixedExpert(expert) for name, expert in model.experts.items()})
         if classes == "baked":
             self.register_buffer("normalized", model.normalized_class_attributes().clone())
             self.register_buffer("bias", model.class_bias(model.seen))

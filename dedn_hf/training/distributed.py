@@ -53,8 +53,8 @@ def require_supported(settings: TrainingSettings, accelerator: Accelerator) -> N
         raise ValueError("fsdp_cpu_ram_efficient_loading loses the class table, which is no weight. Set it to false.")
     if accelerator.state.fsdp_plugin.min_num_params is not None:
         raise ValueError(
-            "SIZE_BASED_WRAP may shard the experts one by one, whose weights are needed together. Set "
-            "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP and fsdp_transformer_layer_cls_to_wrap: Backbone."
+            "SIZE_BASED_WRAP may shard parts of the backbone that timm uses without calling them. Set "
+            "fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP and fsdp_transformer_layer_cls_to_wrap: Backbone,Expert."
         )
     if settings.mixed_precision == "fp16":
         raise ValueError("FSDP is used with bf16 here. Set training.mixed_precision=bf16 or no.")

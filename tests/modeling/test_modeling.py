@@ -7,19 +7,17 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.attention import (
+from dedn_hf.modeling.backbone import create_body
+from dedn_hf.modeling.experts import (
     Expert,
     FrozenFeatureChannelAttention,
     FrozenFeatureRegionAttention,
     channel_attention,
-    permute_rows,
-    region_attention,
-)
-from dedn_hf.modeling.backbone import create_body
-from dedn_hf.modeling.losses import (
     distillation_loss,
     jensen_shannon,
     margin_loss,
+    permute_rows,
+    region_attention,
     regression_loss,
     self_calibration_loss,
 )
@@ -728,9 +726,9 @@ def test_bfloat16_autocast_gives_finite_gradients_and_losses_in_float32(name):
 def test_autocast_does_not_round_the_losses():
     model = feature_model()
     scores, attributes = model.dual_attention(feature_maps(model))[0], model.normalized_class_attributes()
-    expected = model.compute_losses(scores, attributes, labels())
+    expected = model.compute_losses(scores, attributes, model.seen, labels())
     with torch.autocast("cpu", torch.bfloat16):
-        assert model.compute_losses(scores, attributes, labels()) == expected
+        assert model.compute_losses(scores, attributes, model.seen, labels()) == expected
 
 
 def test_features_of_half_precision_are_taken_as_they_come_from_a_cache():
@@ -807,3 +805,139 @@ def test_weights_that_cannot_be_downloaded_are_named_with_what_would_do(feature_
         create_body("resnet10t", feature_source, pretrained=True, cache_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         create_body("resnet10t", feature_source, pretrained=str(tmp_path / "nowhere"))
+
+
+# Classes of one call ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [{}, COSINE])
+@torch.no_grad()
+def test_classes_may_be_given_for_one_call(config):
+    model = feature_model(**config).eval()
+    features, other = feature_maps(model), small_table(classes=9, unseen=4)
+    own = model(features=features).logits
+    given = {"class_attributes": torch.from_numpy(other.class_attributes), "seen": torch.from_numpy(other.seen)}
+    output = model(features=features, **given)
+    assert torch.equal(model(features=features).logits, own)
+    model.set_classes(other)
+    assert torch.equal(output.logits, model(features=features).logits)
+    assert output.logits_per_image is output.logits
+
+
+@pytest.mark.parametrize("config", [{}, {"loss_classes": "seen"}, COSINE])
+def test_labels_are_of_the_classes_of_the_call(config):
+    model, other = feature_model(**config), small_table(classes=9, unseen=4)
+    inputs = {"features": feature_maps(model), "labels": torch.tensor([0, 1, 4, 4])}
+    given = {"class_attributes": torch.from_numpy(other.class_attributes), "seen": torch.from_numpy(other.seen)}
+    loss = model(**inputs, **given).loss
+    model.set_classes(other)
+    assert torch.equal(loss, model(**inputs).loss)
+
+
+@torch.no_grad()
+def test_without_seen_no_class_of_a_call_is_seen():
+    model = feature_model().eval()
+    classes = torch.rand(3, 8, dtype=torch.float64)
+    output = model(features=feature_maps(model), class_attributes=classes)
+    unseen = model(features=feature_maps(model), class_attributes=classes, seen=torch.tensor([0, 0, 0]))
+    assert torch.equal(output.logits, unseen.logits)
+    assert output.logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"class_attributes": torch.ones(3, 7)}, r"shape \(3, 7\).*classes x 8 attributes.*config.attribute_names"),
+        ({"class_attributes": torch.ones(8)}, r"shape \(8,\).*classes x 8 attributes"),
+        ({"class_attributes": torch.ones(3, 8), "seen": torch.tensor([0, 1])}, "a boolean for each of the 3 classes"),
+        ({"seen": torch.tensor([True] * 6)}, "seen belongs to class_attributes"),
+    ],
+)
+def test_classes_of_a_call_that_do_not_fit_are_refused(given, message):
+    model = feature_model()
+    with pytest.raises(ValueError, match=message):
+        model(features=feature_maps(model), **given)
+
+
+# What a transformers user expects of forward -----------------------------------------------------------------------
+
+
+def test_the_configuration_may_ask_for_tuples():
+    model = feature_model()
+    expected = model(features=feature_maps(model)).logits
+    model.config.return_dict = False
+    output = model(features=feature_maps(model))
+    assert isinstance(output, tuple) and torch.equal(output[0], expected)
+    assert torch.equal(model(features=feature_maps(model), return_dict=True).logits, expected)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_configuration_may_ask_for_region_maps(implementation, tmp_path):
+    model = feature_model()
+    model.set_attn_implementation(implementation)
+    model.config.output_attentions = True
+    assert model(features=feature_maps(model)).region_maps.shape == (4, 2, 8, 15)
+    assert model(features=feature_maps(model), output_attentions=False).region_maps is None
+    model.save_pretrained(tmp_path)
+    assert DEDNForZeroShot.from_pretrained(tmp_path).config.output_attentions is True
+
+
+@pytest.mark.parametrize("typo", ["output_attention", "label", "num_items_in_batch"])
+def test_an_unknown_argument_of_a_call_is_refused(typo):
+    model = feature_model()
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{typo}'"):
+        model(features=feature_maps(model), **{typo: True})
+
+
+def test_a_loss_without_weighted_terms_is_zero_with_gradients_of_zero():
+    kinds = ("margin", "calibration", "distillation", "alignment", "regression")
+    model = feature_model(**{f"{kind}_weight": 0.0 for kind in kinds})
+    loss = model(features=feature_maps(model), labels=labels()).loss
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not parameter.grad.any() for parameter in model.parameters())
+
+
+# Arguments of new models ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"embedding_size": 64}, "embedding_size is 64, but the attribute table gives 5. Leave it out"),
+        ({"id2label": {0: "other"}}, "id2label is .*other.*but the attribute table gives"),
+        ({"attribute_names": ["attribute 0", "horns"]}, "not in the table, first 'horns'"),
+        ({"groups": "single", "attribute_groups": ["one"] * 8}, "attribute_groups and groups='single'"),
+    ],
+)
+def test_arguments_that_contradict_the_table_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        feature_model(**arguments)
+
+
+def test_a_feature_shape_that_contradicts_the_backbone_is_refused():
+    with pytest.raises(ValueError, match=r"feature_shape is \[3, 2, 2\], but test_resnet with .* 32 pixels gives"):
+        image_model(feature_shape=[3, 2, 2])
+
+
+def test_attribute_names_choose_and_order_attributes_with_all_that_belongs_to_them():
+    table, order = small_table(), [6, 2, 0]
+    names = [table.attribute_names[i] for i in order]
+    model = feature_model(attribute_names=names)
+    assert model.config.attribute_names == names
+    assert model.config.attribute_groups == [table.attribute_groups[i] for i in order]
+    torch.testing.assert_close(model.class_attributes, torch.from_numpy(table.class_attributes[:, order]))
+    embeddings = F.normalize(torch.from_numpy(table.attribute_embeddings[order]), dim=1)
+    assert torch.equal(model.experts["fine"].attribute_embeddings, embeddings)
+    model = feature_model(attribute_names=names, attribute_groups=["a", "b", "a"])
+    assert model.config.attribute_groups == ["a", "b", "a"]
+
+
+def test_unfreezing_the_backbone_unfreezes_its_stages():
+    model = image_model()
+    model.unfreeze_backbone()
+    model.backbone.freeze_stages(["layer1"], batch_norm=True)
+    model.unfreeze_backbone()
+    model.train()
+    assert all(module.training for module in model.backbone.modules())
+    assert all(parameter.requires_grad for parameter in model.backbone.parameters())

@@ -108,6 +108,30 @@ def test_a_generator_is_answered_one_by_one(model, classify):
     assert as_dict(next(answers)) == pytest.approx(expected(model, 1), abs=1e-6)
 
 
+@pytest.fixture
+def column():
+    """The images of a data set, decoded when they are looked at."""
+    import datasets
+
+    rows = {"image": [pil_image(label) for label in range(3)]}
+    return datasets.Dataset.from_dict(rows, features=datasets.Features({"image": datasets.Image()}))["image"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_column_of_a_data_set_is_a_list(classify, column, batch_size):
+    answers = classify(column, batch_size=batch_size, candidate_labels=["bird c", "bird f"])
+    assert isinstance(answers, list) and len(answers) == 3
+    expected = classify([pil_image(label) for label in range(3)], candidate_labels=["bird c", "bird f"])
+    assert [as_dict(answer) for answer in answers] == [pytest.approx(as_dict(each), abs=1e-5) for each in expected]
+
+
+def test_paths_are_read(model, classify, tmp_path):
+    (tmp_path / "bird.png").write_bytes(picture(0, 0))
+    path = tmp_path / "bird.png"
+    assert as_dict(classify(path)) == pytest.approx(expected(model), abs=1e-6)
+    assert classify([path, path]) == [classify(path)] * 2
+
+
 def test_top_k_keeps_the_scores_of_all_classes(classify):
     assert classify(pil_image(), top_k=2) == classify(pil_image())[:2]
 

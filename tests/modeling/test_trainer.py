@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from dedn_hf import AttributeTable, DEDNForZeroShot
+from dedn_hf.metrics import gzsl_compute_metrics, gzsl_scores
 from tests.tables import small_table
 
 IMAGE_SIZE = 64
@@ -124,3 +125,26 @@ def test_gradient_accumulation_and_checkpointing_of_activations_run(tmp_path):
     trainer.train()
     assert trainer.state.global_step == 2
     assert not [name for name, parameter in trainer.model.named_parameters() if torch.equal(parameter, before[name])]
+
+
+@pytest.mark.parametrize("region_maps", [False, True])
+def test_trainer_reports_the_scores_of_generalized_zero_shot_learning(region_maps, tmp_path):
+    trainer = trainer_for("features", tmp_path, max_steps=2, eval_strategy="steps", eval_steps=1)
+    model, examples = trainer.model, trainer.eval_dataset
+    model.config.output_attentions = region_maps  # evaluation gathers the logits, and nothing else
+    examples.labels[::3] = torch.tensor([4, 5] * 4)  # classes 4 and 5 are unseen
+    trainer.compute_metrics = gzsl_compute_metrics(model.seen)
+    trainer.train()
+    with torch.no_grad():
+        logits = model.eval()(features=examples.inputs).logits.numpy()
+    expected = gzsl_scores(logits, examples.labels.numpy(), model.seen.numpy())
+    found = trainer.state.log_history[-2]
+    assert {name: found[f"eval_{name}"] for name in ("T1", "U", "S", "H", "AUSUC")} == pytest.approx(
+        {name: score for name, score in expected.items() if name != "per_class_accuracy"}
+    )
+
+
+def test_scores_about_which_the_images_say_nothing_are_left_out(tmp_path):
+    trainer = trainer_for("features", tmp_path)
+    trainer.compute_metrics = gzsl_compute_metrics(trainer.model.seen)  # all images are of seen classes
+    assert {name for name in trainer.evaluate() if name.removeprefix("eval_") in ("T1", "U", "S", "H")} == {"eval_S"}

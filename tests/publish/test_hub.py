@@ -306,7 +306,7 @@ MODEL_FAULTS = {
     "truncated weights": (truncate_weights, "does not load again(.|\n)*SafetensorError"),
     "a number too few": (describe_other_attributes, "does not load again"),
     "no numbers": (break_numbers, "does not load again(.|\n)*not finite"),
-    "code that is missing": (lambda folder: (folder / "losses.py").unlink(), "does not load again(.|\n)*losses.py"),
+    "code that is missing": (lambda folder: (folder / "experts.py").unlink(), "does not load again(.|\n)*experts.py"),
     "a broken table": (lambda folder: (folder / "attributes.csv").write_text("class\n"), "needs a header line"),
     "unfinished training": (lambda folder: (folder / "checkpoints").mkdir(), "training in .* has not finished"),
 }
@@ -394,7 +394,7 @@ def hide_in_picture(folder, secret):
 HIDING_PLACES = {
     "weights": hide_in_weights,
     "picture": hide_in_picture,
-    "code": lambda folder, secret: (folder / "losses.py").write_text(f"token = {secret!r}"),
+    "code": lambda folder, secret: (folder / "experts.py").write_text(f"token = {secret!r}"),
     "record": lambda folder, secret: (folder / "run.json").write_text(json.dumps({"command": f"x\n{secret}"})),
 }
 

@@ -1,29 +1,33 @@
-"""Dual attention: every attribute looks at the regions and at the channels of one feature map.
+"""The experts: dual attention, and the losses that they are trained with.
 
+In dual attention, every attribute looks at the regions and at the channels of one feature map.
 After Rao et al., IJCAI 2024, section 3.2. The queries of all experts are stacked and meet the feature map once; the
 channel attention has versions with equal results, plain (stores the B x EA x C map) and fused (do not).
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .configuration_dedn import DEDNConfig
+
+EPSILON = 1e-9  # keeps logarithms and divisions finite
+
 
 class TensorCache:
     """Keeps by name what was computed from tensors, for as long as these stay as they are.
 
-    Every in-place change of a tensor counts up its version. Changes through `tensor.data` go unnoticed, therefore
-    `clear` whenever training starts or weights are moved.
+    Every in-place change of a tensor counts up its version. Changes through `tensor.data` go unnoticed: `clear` then.
     """
 
     def __init__(self) -> None:
-        self._results: dict[str, tuple[list[torch.Tensor], list[int], object]] = {}
+        self._results: dict[Hashable, tuple[list[torch.Tensor], list[int], object]] = {}
 
-    def __call__(self, name: str, sources: Sequence[torch.Tensor], compute: Callable[[], object]) -> object:
+    def __call__(self, name: Hashable, sources: Sequence[torch.Tensor], compute: Callable[[], object]) -> object:
         """The result of `compute`, from last time if no source has changed. Under autograd it is always computed."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return compute()
@@ -97,7 +101,7 @@ class Expert(nn.Module):
         return permute_rows(torch.cat(tuple(parts)), inverse, order)
 
     def forward(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of each attention by its name."""
+        """Keys and values of each attention by its name: V Q_r and V P_r (A x C), V Q_c and V P_c (A x R)."""
         queries = {"region": self.region_queries, "channel": self.channel_queries}
         return {name: query() for name, query in queries.items() if name in self.attentions}
 
@@ -110,6 +114,58 @@ class Expert(nn.Module):
     def channel_queries(self) -> tuple[torch.Tensor, torch.Tensor]:
         """V Q_c and V P_c, each A x R."""
         return self._per_group(self.channel_key), self._per_group(self.channel_value)
+
+
+class Experts(nn.ModuleDict):
+    """Dual attention of all experts in one pass over the feature map: their keys and values are stacked."""
+
+    def __init__(self, experts: dict[str, nn.Module]) -> None:
+        super().__init__(experts)
+        self._cache = TensorCache()
+
+    def forward(self, features: torch.Tensor, fused: bool = True) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Attribute scores of each expert and attention, and region maps.
+
+        Args:
+            features: B x C x R, of length 1 along C. fused: see `channel_attention`.
+
+        Returns:
+            Region and channel scores, B x E x 2 x A (one attention: B x E x 1 x A), and region maps B x E x A x R.
+        """
+        dtype, autocast = features.dtype, None
+        if torch.is_autocast_enabled(features.device.type):
+            autocast = torch.get_autocast_dtype(features.device.type)
+            features = features.to(autocast)  # once for all products
+        features = features.transpose(0, 1).contiguous()  # C x B x R: all images are one matrix
+        # Without autograd computed once, and kept until the weights change.
+        queries = self._cache(("queries", autocast), tuple(self.parameters()), self.stacked_queries)
+        scores, region_maps = [], None
+        if "region" in queries:
+            found = region_attention(features, *queries["region"])
+            region_scores, region_maps = (part.unflatten(1, (len(self), -1)) for part in found)
+            scores.append(region_scores)
+        if "channel" in queries:
+            channel_scores = channel_attention(features, *queries["channel"], fused).to(dtype)
+            scores.append(channel_scores.unflatten(1, (len(self), -1)))
+        return torch.stack(scores, dim=2), region_maps
+
+    def train(self, mode: bool = True) -> "Experts":
+        """Forgets the stacked keys and values, which training will change."""
+        self._cache.clear()
+        return super().train(mode)
+
+    def _apply(self, *args, **kwargs) -> "Experts":
+        """Moving or casting replaces the weights' memory without counting up their versions."""
+        self._cache.clear()
+        return super()._apply(*args, **kwargs)
+
+    def stacked_queries(self) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """As one `Expert` gives, EA in place of A."""
+        of_experts = [expert() for expert in self.values()]
+        return {
+            name: tuple(map(torch.cat, zip(*(queries[name] for queries in of_experts), strict=True)))
+            for name in of_experts[0]
+        }
 
 
 def permute_rows(rows: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
@@ -259,3 +315,130 @@ class FrozenFeatureChannelAttention(torch.autograd.Function):
         by_key, by_value = ctx.saved_tensors
         gradient = gradient.to(by_key.dtype)
         return torch.einsum("ba,bar->ar", gradient, by_key), torch.einsum("ba,bar->ar", gradient, by_value), None
+
+
+# Losses (IJCAI 2024, section 3.3). `logits` are z = s T^t + m, the seen bias m included. ----------------------------
+
+
+def margin_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    seen: torch.Tensor,
+    margin: float,
+    seen_bias: float = 1.0,
+    label_smoothing: float = 0.0,
+    seen_only: bool = False,
+) -> torch.Tensor:
+    """Margin-aware loss (MAL): cross-entropy in which the true class must win by a margin over the seen classes.
+
+    Args:
+        logits: B x K. labels: B, 0..K-1. seen: K bool.
+        margin: delta, taken from the true class; every seen class gets `seen_bias`, unseen classes nothing.
+        seen_only: leave unseen classes out of the competition (labels must then be seen classes).
+
+    Returns:
+        Scalar, mean over the batch.
+    """
+    bias = seen_bias_vector(seen, seen_bias, logits.dtype)
+    handicap = seen.to(logits.dtype) * seen_bias - margin * F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+    handicapped = logits - bias + handicap
+    if seen_only:
+        handicapped, labels = handicapped[:, seen], (seen.cumsum(0) - 1)[labels]
+    return F.cross_entropy(handicapped, labels, label_smoothing=label_smoothing)
+
+
+def seen_bias_vector(seen: torch.Tensor, seen_bias: float, dtype: torch.dtype) -> torch.Tensor:
+    """m: -seen_bias for seen, +seen_bias for unseen classes. K bool to K."""
+    return seen_bias * (1 - 2 * seen.to(dtype))
+
+
+def self_calibration_loss(logits: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """-log of the batch mean of the probability that falls on unseen classes. B x K, K bool to a scalar."""
+    unseen_mass = (logits.softmax(dim=-1) * ~seen).sum(dim=-1)
+    return -unseen_mass.mean().clamp_min(EPSILON).log()
+
+
+def distillation_loss(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Mutual distillation of two predictions, with gradients into both (equation L of the method).
+
+    The cubed distance over the norm, sum_k |d_k|^3 / ||d||, plus the Jensen-Shannon divergence of the softmaxes.
+
+    Args:
+        first, second: B x N (logits over classes, or attribute scores for the alignment loss).
+
+    Returns:
+        Scalar, mean over the batch.
+    """
+    difference = first - second
+    norm = (difference.square().sum(dim=-1) + EPSILON).sqrt()
+    cubed = (difference.abs() ** 3).sum(dim=-1) / norm
+    return cubed.mean() + jensen_shannon(first, second)
+
+
+def jensen_shannon(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Jensen-Shannon divergence (natural log) of the softmaxes of two B x N tensors, mean over the batch."""
+    log_first, log_second = first.log_softmax(dim=-1), second.log_softmax(dim=-1)
+    log_mean = torch.logaddexp(log_first, log_second) - torch.log(torch.tensor(2.0))
+    kl_first = F.kl_div(log_mean, log_first, log_target=True, reduction="batchmean")
+    kl_second = F.kl_div(log_mean, log_second, log_target=True, reduction="batchmean")
+    return (kl_first + kl_second) / 2
+
+
+def regression_loss(attribute_scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """1 - cosine similarity between attribute scores (B x A) and the label's class attributes (B x A), batch mean."""
+    return (1 - F.cosine_similarity(attribute_scores, targets, dim=-1)).mean()
+
+
+def require_labels(labels: torch.Tensor, num_classes: int) -> None:
+    """Raise ValueError unless all labels (B) lie in 0..num_classes-1."""
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"labels lie between {int(labels.min())} and {int(labels.max())}; the model has {num_classes} classes, "
+            f"0 to {num_classes - 1}. Use the label order of model.config.id2label."
+        )
+
+
+def loss_terms(
+    config: DEDNConfig,
+    scores: torch.Tensor,
+    summed_scores: torch.Tensor,
+    logits: torch.Tensor,
+    class_attributes: torch.Tensor,
+    seen: torch.Tensor,
+    labels: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Every loss term, unweighted, by name: 'coarse.margin', ..., 'distillation'.
+
+    Args:
+        scores: B x E x 2 x A, of both attentions; summed_scores: B x E x A, their sum. logits: B x E x K, from that.
+        class_attributes: K x A, rows normalised. seen: K bool. labels: B.
+    """
+    losses = {}
+    for i, name in enumerate(config.experts):
+        losses[f"{name}.margin"] = margin_loss(
+            logits[:, i],
+            labels,
+            seen,
+            config.margin,
+            config.seen_bias,
+            config.label_smoothing,
+            seen_only=config.loss_classes == "seen",
+        )
+        losses[f"{name}.calibration"] = self_calibration_loss(logits[:, i], seen)
+        losses[f"{name}.regression"] = regression_loss(summed_scores[:, i], class_attributes[labels])
+        if scores.shape[2] == 2:
+            losses[f"{name}.alignment"] = distillation_loss(scores[:, i, 0], scores[:, i, 1])
+    if len(config.experts) == 2:
+        losses["distillation"] = distillation_loss(logits[:, 0], logits[:, 1])
+    return losses
+
+
+def total_loss(config: DEDNConfig, losses: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The weighted sum: a term 'coarse.margin' or 'distillation' is weighted by `config.<kind>_weight`.
+
+    Terms of weight 0 are left out; where all are, the loss is 0, with gradients of 0.
+    """
+    weights = {name: getattr(config, f"{name.split('.')[-1]}_weight") for name in losses}
+    if not any(weights.values()):
+        return 0 * sum(losses.values())
+    return sum(weight * losses[name] for name, weight in weights.items() if weight)

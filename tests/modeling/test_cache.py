@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.modeling.attention import TensorCache
+from dedn_hf.modeling.experts import TensorCache
 from tests.tables import small_table
 from tests.tiny_runs import FEATURE_SHAPE, feature_model
 
@@ -133,3 +133,15 @@ def test_a_round_trip_through_lower_precision_is_noticed():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.01)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["autocast first", "autocast second"])
+@torch.no_grad()
+def test_autocast_and_plain_calls_do_not_share_what_is_kept(first):
+    model = feature_model().eval()
+    results = {}
+    for enabled in (first, not first, first):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            results.setdefault(enabled, []).append(logits(model))
+            assert torch.equal(results[enabled][0], anew(model))
+    assert not torch.equal(results[True][0], results[False][0])
