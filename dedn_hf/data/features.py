@@ -93,7 +93,7 @@ class FeatureCache:
         different = [key for key in identity if identity[key] != self.identity.get(key)]
         if different:
             details = "; ".join(
-                f"{key} is {_short(self.identity.get(key))}, not {_short(identity[key])}" for key in different
+                f"{key} is {short_json(self.identity.get(key))}, not {short_json(identity[key])}" for key in different
             )
             raise ValueError(
                 f"The feature cache {self.folder} was made from something else: {details}. "
@@ -387,6 +387,7 @@ def _finite(features: torch.Tensor) -> torch.Tensor:
     return features
 
 
-def _short(value: object) -> str:
+def short_json(value: object) -> str:
+    """JSON of at most 80 characters, long lists abbreviated."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(value)} long)"

@@ -34,14 +34,13 @@ from dedn_hf.studies.workers import worker_pool
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.experiment import RUN_FILE, Experiment, inputs_of, new_model, open_caches, run
 from dedn_hf.training.record import data_fingerprint
-from dedn_hf.training.settings import TrainingSettings, read_preset
+from dedn_hf.training.settings import WITHOUT_EFFECT, TrainingSettings, read_preset
 
 logger = logging.getLogger(__name__)
 
 # They weigh a trained model's scores and are in no loss; with nothing chosen by scores, they change no weight.
 OF_PREDICTION = ("coarse_weight", "region_weight", "calibration_bias")
 LOCK_FILE = ".lock"
-WITHOUT_EFFECT = ("num_workers", "checkpoint_every", "tracker")
 OF_FEATURES = {
     "model": ("backbone", "backbone_kwargs", "feature_source", "image_size", "image_mean", "image_std", "crop_pct"),
     "training": ("feature_precision", "augmentation", "crop_scale", "jitter"),

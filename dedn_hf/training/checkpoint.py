@@ -17,6 +17,8 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from accelerate.utils import load as load_tensors
 from safetensors import SafetensorError
 
+from dedn_hf.data.base import abbreviate
+from dedn_hf.data.features import short_json
 from dedn_hf.modeling.writing import sync
 from dedn_hf.training.settings import TrainingSettings
 
@@ -24,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE, EXTRA_FILE = "state.json", "extra.pt"
 SHARDING = {None: "without sharding", "FSDP": "with FSDP", "DEEPSPEED": "with DeepSpeed"}
-WITHOUT_EFFECT = {"num_workers", "checkpoint_every", "tracker"}  # settings that change no result
 
 
 @dataclass
@@ -47,18 +48,26 @@ class Checkpoint:
     Each is written to a temporary name and renamed, and holds the checksums of its files.
     """
 
-    def __init__(self, accelerator: Accelerator, folder: Path, settings: TrainingSettings, task: str, others: list):
-        self.accelerator, self.every = accelerator, settings.checkpoint_every
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        folder: Path,
+        settings: TrainingSettings,
+        task: str,
+        others: list,
+        identity: dict,
+    ) -> None:
+        self.accelerator, self.epochs, self.every = accelerator, settings.epochs, settings.checkpoint_every
         self.path = Path(folder) / f"checkpoint-{task}"
         self.old = self.path.with_name(self.path.name + ".old")
-        self.settings = settings.to_dict()
+        self.identity = json.loads(json.dumps(identity))  # as it comes back from a file
         self.others = others
 
     def resume(self) -> Progress:
         """Load the newest checkpoint that is whole, if there is one.
 
         Raises:
-            ValueError: all that are there are damaged, or the checkpoint is of other settings.
+            ValueError: all that are there are damaged, or the checkpoint belongs to another experiment.
         """
         found = [self._newest() if self.accelerator.is_main_process else None]
         exists, problem = broadcast_object_list(found)[0]
@@ -67,7 +76,7 @@ class Checkpoint:
         if not exists:
             return Progress()
         state = json.loads((self.path / STATE_FILE).read_text(encoding="utf-8"))
-        self._require_same_settings(state["settings"])
+        self._require_same_experiment(state.get("identity", {}))
         self._require_same_sharding(state)
         self.accelerator.load_state(str(self.path))
         extra = torch.load(self.path / EXTRA_FILE, weights_only=True, map_location="cpu")
@@ -97,12 +106,13 @@ class Checkpoint:
             problems.append(f"Delete {delete}: the training then starts again from the beginning.")
         return False, " ".join(problems)
 
-    def _require_same_settings(self, saved: dict) -> None:
-        different = [k for k, v in self.settings.items() if k not in WITHOUT_EFFECT and saved.get(k) != v]
+    def _require_same_experiment(self, saved: dict) -> None:
+        different = [key for key in {**self.identity, **saved} if saved.get(key) != self.identity.get(key)]
         if different:
-            details = "; ".join(f"{k} is {saved.get(k)!r}, not {self.settings[k]!r}" for k in different)
+            details = [f"{k} is {short_json(saved.get(k))}, not {short_json(self.identity.get(k))}" for k in different]
             raise ValueError(
-                f"{self.path} is a checkpoint of other settings: {details}. Use those, or another output folder."
+                f"{self.path} belongs to another experiment: {abbreviate(details, separator='; ')}. Use the same "
+                "settings, model and data, or another output folder."
             )
 
     def _sharding(self) -> str | None:
@@ -139,7 +149,7 @@ class Checkpoint:
 
     def due(self, epochs: list[dict]) -> bool:
         """Whether a checkpoint is to be written after these epochs."""
-        return bool(self.every) and (len(epochs) % self.every == 0 or len(epochs) == self.settings["epochs"])
+        return bool(self.every) and (len(epochs) % self.every == 0 or len(epochs) == self.epochs)
 
     def save(self, progress: Progress) -> None:
         """Write the checkpoint; every process calls it. Raises OSError when it cannot; the one before then stays."""
@@ -156,7 +166,7 @@ class Checkpoint:
                 torch.save([other.state_dict() for other in self.others], partial / EXTRA_FILE)
             self.accelerator.wait_for_everyone()
             if main:
-                state = {"settings": self.settings, "epochs": progress.epochs, "step": progress.step, "totals": totals}
+                state = {"identity": self.identity, "epochs": progress.epochs, "step": progress.step, "totals": totals}
                 state["sharding"] = self._sharding()
                 finish(partial, state)
                 if self.path.exists():

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from dedn_hf.data.features import FeatureCache
 from dedn_hf.data.loading import load
@@ -29,7 +29,15 @@ from dedn_hf.publish.card import write_card
 from dedn_hf.training.distributed import require_supported, save_model
 from dedn_hf.training.loop import fit
 from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use
-from dedn_hf.training.record import Stopwatch, backbone_hash, count_images, describe_data, describe_model, surroundings
+from dedn_hf.training.record import (
+    Stopwatch,
+    backbone_hash,
+    count_images,
+    data_fingerprint,
+    describe_data,
+    describe_model,
+    surroundings,
+)
 from dedn_hf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -134,12 +142,13 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     """What `run` does once it has the folder for itself."""
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
+    splits, table = experiment.load(False)
+    experiment = replace(experiment, fingerprint=fingerprint_of(experiment, splits, table, accelerator))
     bias = 0.0
     if settings.select_on == "val":
         record["selection"], settings, bias = select(experiment, settings, output, accelerator)
         stopwatch.lap("selection")
-    splits, table = experiment.load(False)
-    task = test_task(splits, table)
+    task = replace(test_task(splits, table), fingerprint=experiment.fingerprint)
     model = new_model(experiment, table, settings)
     start = backbone_hash(model)
     model.config.calibration_bias += bias  # it was chosen on top of what the settings give
@@ -166,6 +175,16 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     return record
 
 
+def fingerprint_of(
+    experiment: Experiment, splits: datasets.DatasetDict, table: AttributeTable, accelerator: Accelerator
+) -> dict[str, str]:
+    """The data's fingerprint, as given or computed by the main process: it reads every image."""
+    found = [experiment.fingerprint]
+    if accelerator.is_main_process and found[0] is None:
+        found = [data_fingerprint(splits, table)]
+    return broadcast_object_list(found)[0]
+
+
 def select(
     experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator
 ) -> tuple[dict, TrainingSettings, float]:
@@ -177,7 +196,7 @@ def select(
         The record of the selection, the settings for the final training, the calibration bias.
     """
     splits, table = experiment.load(True)
-    task = validation_task(splits, table)
+    task = replace(validation_task(splits, table), fingerprint=experiment.fingerprint)
     model = new_model(experiment, task.table, settings)
     caches = open_caches(experiment, model, settings, accelerator)
 

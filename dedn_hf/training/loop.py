@@ -25,6 +25,7 @@ from dedn_hf.data.workers import explained_worker_death, outlive_signals
 from dedn_hf.training.checkpoint import Checkpoint, Progress
 from dedn_hf.training.distributed import configure_sharding, joint_loss, require_supported, synchronise_batch_norm
 from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.record import checkpoint_identity
 from dedn_hf.training.settings import TrainingSettings
 from dedn_hf.training.stopping import StopSignals
 
@@ -68,16 +69,17 @@ def fit(
             the epoch's record, and logits and labels.
 
     Raises:
-        ValueError: a damaged checkpoint, one of other settings, settings that do not go with how processes share the
-            model.
+        ValueError: a damaged checkpoint, one of other settings, model options or data, settings that do not go with
+            how processes share the model.
         FloatingPointError: the loss is no finite number. ChildProcessError: a worker that loads images died.
         OSError: a checkpoint cannot be written. KeyboardInterrupt, SystemExit: after Ctrl-C, SIGTERM.
     """
     if accelerator._models:
         accelerator.free_memory()  # and not always, because it collects garbage
     require_supported(settings, accelerator)
+    identity = checkpoint_identity(settings, model, task)
     training = prepare(model, task, inputs, settings, accelerator)
-    checkpoint = Checkpoint(accelerator, folder, settings, task.name, training.beside_the_model())
+    checkpoint = Checkpoint(accelerator, folder, settings, task.name, training.beside_the_model(), identity)
     progress = checkpoint.resume()
     history = History(progress.epochs)
     with StopSignals(accelerator, enabled=settings.checkpoint_every > 0) as stop, explained_worker_death():

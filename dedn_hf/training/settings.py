@@ -18,6 +18,7 @@ CHOICES = {
     "mixed_precision": ("no", "bf16", "fp16"),
     "feature_precision": ("float32", "bfloat16"),
 }
+WITHOUT_EFFECT = ("num_workers", "checkpoint_every", "tracker")  # on the result
 
 
 @dataclass

@@ -13,6 +13,7 @@ from dedn_hf.training.loop import fit
 from dedn_hf.training.settings import TrainingSettings
 from tests.forked import run_worker
 from tests.tiny_runs import feature_model, feature_task
+from tests.tiny_trainings import state_of
 from tests.training.test_distributed import TOLERANCE
 
 DIRECTIONS = {"1 to 2": (1, 2), "2 to 1": (2, 1)}
@@ -66,8 +67,9 @@ def test_a_checkpoint_in_shares_is_not_taken_for_a_whole_one(sharding, name, acc
 def test_deepspeed_on_another_number_of_processes_is_refused_with_the_right_one(accelerator, tmp_path):
     checkpoint_of(accelerator, tmp_path, sharding="DEEPSPEED", totals=[1.0, 2.0])
     four = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, num_processes=4, is_main_process=True)
+    identity = state_of(tmp_path)["identity"]
     with pytest.raises(ValueError, match="2 processes with DeepSpeed, which cannot go on with 4. Start 2, or give"):
-        Checkpoint(four, tmp_path, SETTINGS, "tiny", []).resume()
+        Checkpoint(four, tmp_path, SETTINGS, "tiny", [], identity).resume()
 
 
 @pytest.mark.parametrize("gpus", [1, 3])
@@ -80,6 +82,6 @@ def test_random_numbers_are_restored_also_where_there_are_fewer_gpus_or_more(gpu
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.update({device: int(state)}))
     torch.manual_seed(5)
-    Checkpoint(accelerator, tmp_path, SETTINGS, "tiny", []).restore_random_state()
+    Checkpoint(accelerator, tmp_path, SETTINGS, "tiny", [], {}).restore_random_state()
     assert torch.equal(torch.get_rng_state(), states["torch_manual_seed"])
     assert restored == ({0: 7} if gpus == 1 else {0: 7, 1: 8})

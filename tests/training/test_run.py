@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -26,6 +27,7 @@ from dedn_hf.data.tasks import test_task as full_task
 from dedn_hf.data.tasks import validation_task
 from dedn_hf.data.transforms import evaluation_transform, training_transform
 from dedn_hf.training import loop as training
+from dedn_hf.training.checkpoint import Checkpoint
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.experiment import Experiment, inputs_of, open_caches, run
 from dedn_hf.training.loop import fit
@@ -426,10 +428,25 @@ def test_a_checkpoint_survives_an_interruption_between_its_two_renames(accelerat
 
 def test_a_checkpoint_of_other_settings_is_refused_and_the_message_names_them(accelerator, tmp_path):
     fitted(accelerator, tmp_path, settings(epochs=1))
-    with pytest.raises(ValueError, match="other settings: learning_rate is 0.003, not 0.02; seed is 0, not 3. Use"):
+    other = "another experiment: training.learning_rate is 0.003, not 0.02; training.seed is 0, not 3. Use the same"
+    with pytest.raises(ValueError, match=other):
         fitted(accelerator, tmp_path, settings(epochs=1, learning_rate=0.02, seed=3))
     accelerator.free_memory()
     fitted(accelerator, tmp_path, settings(epochs=1, checkpoint_every=3))  # this one changes no result
+
+
+def test_a_checkpoint_of_another_model_or_other_data_is_refused_and_the_message_names_them(accelerator, tmp_path):
+    fitted(accelerator, tmp_path, settings(epochs=1), margin=3.0)
+    with pytest.raises(ValueError, match="another experiment: model.margin is 3.0, not 0.0. Use the same"):
+        fitted(accelerator, tmp_path, settings(epochs=1), margin=0.0)
+    task, inputs = feature_task()
+    task.labels["train"] = task.labels["train"].flip(0)
+    with pytest.raises(ValueError, match="another experiment: data: train split is "):
+        fit(feature_model(margin=3.0), task, inputs, settings(epochs=1), accelerator, tmp_path)
+    table = tiny_table().replace(class_attributes=tiny_table().class_attributes * 2)
+    task, inputs = feature_task()
+    with pytest.raises(ValueError, match="another experiment: data: class table is "):
+        fit(feature_model(margin=3.0), replace(task, table=table), inputs, settings(epochs=1), accelerator, tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_the_checkpoint_before_it_stays(accelerator, tmp_path):
@@ -724,6 +741,55 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_pat
     assert record == expected
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "cut")]
     assert_same_bits(*map(load_file, files))
+
+
+def other_pictures(validation: bool = False) -> tuple[datasets.DatasetDict, AttributeTable]:
+    """The same files with other contents."""
+    splits, table = load_tiny(validation)
+    return datasets.DatasetDict({name: split.map(darkened) for name, split in splits.items()}), table
+
+
+def darkened(row: dict) -> dict:
+    return {"image": row["image"].point(lambda value: value // 2)}
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "different"),
+    [
+        ("validation", {"config": {"margin": 0.0}}, "model.margin is 3.0, not 0.0"),
+        ("test", {"load": other_pictures}, "data: images of train is .*; data: images of test_seen is "),
+    ],
+)
+def test_a_run_does_not_go_on_from_another_model_or_other_data(
+    phase, changes, different, accelerator, tmp_path, monkeypatch
+):
+    """Also where the phase that the checkpoint is of is finished."""
+    first = experiment(tmp_path, config={"margin": 3.0}, features=None)
+    second = experiment(tmp_path, **{"config": {"margin": 3.0}, "features": None, **changes})
+    chosen, done = settings(select_on="val", epochs=1), []
+
+    def interrupt(*_) -> None:
+        done.append(1)
+        if len(done) == (1 if phase == "validation" else 2):
+            raise Interruption
+
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr(training, "report", lambda *_: None)
+        patched.setattr(Checkpoint, "save", interrupted(Checkpoint.save, interrupt))
+        run(first, chosen, tmp_path / "run", accelerator)
+    with pytest.raises(ValueError, match=f"checkpoint-validation belongs to another experiment: .*{different}"):
+        run(second, chosen, tmp_path / "run", accelerator)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def interrupted(save, interrupt):
+    """`save`, and `interrupt` after it."""
+
+    def save_and_interrupt(*arguments) -> None:
+        save(*arguments)
+        interrupt()
+
+    return save_and_interrupt
 
 
 def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interruption(
