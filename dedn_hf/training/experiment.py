@@ -200,14 +200,14 @@ def select(
     model = new_model(experiment, task.table, settings)
     caches = open_caches(experiment, model, settings, accelerator)
 
-    def measure(_model, epoch: dict, predictions: tuple[np.ndarray, np.ndarray]) -> None:
-        if settings.calibrate:
-            bias = calibrate(*predictions, task.table.seen)
-            epoch.update(H_uncalibrated=epoch["H"], **calibrated_scores(*predictions, task.table.seen, bias))
-            epoch["calibration_bias"] = bias
+    def calibrated(scores: dict, logits: np.ndarray, labels: np.ndarray) -> dict:
+        bias = calibrate(logits, labels, task.table.seen)
+        better = calibrated_scores(logits, labels, task.table.seen, bias)
+        return {**scores, **better, "H_uncalibrated": scores["H"], "calibration_bias": bias}
 
     inputs = inputs_of(task, model, settings, caches)
-    history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, measure)
+    rescore = calibrated if settings.calibrate else None
+    history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, rescore=rescore)
     chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
     accelerator.free_memory()  # the next model needs the room
     final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})

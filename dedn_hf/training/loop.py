@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
@@ -57,6 +58,7 @@ def fit(
     accelerator: Accelerator,
     folder: Path,
     on_evaluation: Callable[[torch.nn.Module, dict, tuple], None] | None = None,
+    rescore: Callable[[dict, np.ndarray, np.ndarray], dict] | None = None,
 ) -> History:
     """Train `model` in place, and evaluate it on the task's 'seen' and 'unseen' splits.
 
@@ -67,6 +69,7 @@ def fit(
         folder: checkpoints go there; training goes on from the last one that is there.
         on_evaluation: called on every process with the evaluated model (as prepared: see `distributed.save_model`),
             the epoch's record, and logits and labels.
+        rescore: changes the scores of an evaluation before the best epoch is determined: takes scores, logits, labels.
 
     Raises:
         ValueError: a damaged checkpoint, one of other settings, model options or data, settings that do not go with
@@ -95,6 +98,8 @@ def fit(
             record = {"epoch": epoch, "loss": training.mean_loss(progress)}
             if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
                 scores, *predictions = evaluate(training.evaluated, inputs, task.table.seen, accelerator)
+                if rescore:
+                    scores = rescore(scores, *predictions)
                 record.update(scores, best_so_far=scores["H"] > history.highest())
                 if on_evaluation:
                     on_evaluation(training.evaluated, record, predictions)

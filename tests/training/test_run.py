@@ -642,6 +642,15 @@ def test_the_chosen_calibration_is_part_of_the_saved_model(accelerator, tmp_path
     torch.testing.assert_close(output.logits - mixed, (~model.seen * 0.375).expand(2, 7))
 
 
+def test_the_best_epoch_so_far_is_told_by_the_calibrated_scores_that_choose_it(accelerator, tmp_path, monkeypatch):
+    scores = iter([0.1, 0.5, 0.3])
+    monkeypatch.setattr("dedn_hf.training.experiment.calibrated_scores", lambda *_: {"H": next(scores)})
+    chosen = settings(select_on="val", calibrate=True, epochs=3)
+    selection = run(experiment(tmp_path), chosen, tmp_path / "run", accelerator)["selection"]
+    assert [epoch["best_so_far"] for epoch in selection["history"]] == [True, True, False]
+    assert (selection["chosen"]["epoch"], selection["chosen"]["best_so_far"]) == (2, True)
+
+
 @pytest.mark.parametrize(("calibrated", "expected"), [(False, 0.5), (True, 0.875)])
 def test_a_calibration_of_the_settings_is_kept_and_the_chosen_one_added(
     calibrated, expected, accelerator, tmp_path, monkeypatch
