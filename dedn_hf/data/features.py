@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 IDENTITY_FILE, FEATURES_FILE, PROGRESS_FILE = "cache.json", "features.bin", "progress.json"
 RECORD_EVERY = 32  # batches
+BACKBONE = ("backbone", "backbone_kwargs", "feature_source")  # options of a model that decide on its feature maps
+PREPROCESSING = ("image_size", "image_mean", "image_std", "interpolation", "crop_pct")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -322,15 +324,18 @@ def identity_of(
     model: DEDNForZeroShot, images: datasets.Dataset, dtype: str, precision: str = "float32", view: dict | None = None
 ) -> dict:
     """What a cache of these images must have been made from. Raises ValueError where a file stands twice."""
-    c = model.config
+
+    def options(names: Sequence[str]) -> list:
+        return json.loads(json.dumps([getattr(model.config, name) for name in names]))
+
     files = list(images["file"])
     if len(set(files)) != len(files):
         raise ValueError("The column 'file' names an image twice; a feature cache needs every file once.")
     return {
-        "backbone": [c.backbone, c.backbone_kwargs, c.feature_source],
+        "backbone": options(BACKBONE),
         "weights": weights_hash(model.backbone),
-        "preprocessing": [c.image_size, list(c.image_mean), list(c.image_std), c.interpolation, c.crop_pct],
-        "feature_shape": list(c.feature_shape),
+        "preprocessing": options(PREPROCESSING),
+        "feature_shape": list(model.config.feature_shape),
         "dtype": dtype,
         "precision": precision,
         "view": view,

@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from dedn_hf import __version__
-from dedn_hf.data.features import IDENTITY_FILE
+from dedn_hf.data.features import BACKBONE, IDENTITY_FILE, PREPROCESSING
 from dedn_hf.data.tasks import test_task
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 OF_PREDICTION = ("coarse_weight", "region_weight", "calibration_bias")
 LOCK_FILE = ".lock"
 OF_FEATURES = {
-    "model": ("backbone", "backbone_kwargs", "feature_source", "image_size", "image_mean", "image_std", "crop_pct"),
+    "model": BACKBONE + PREPROCESSING,
     "training": ("feature_precision", "augmentation", "crop_scale", "jitter"),
 }
 DEFAULTS = {"image_size": None, "pretrained": True, "groups": "given", "num_groups": None, "backbone_kwargs": None}

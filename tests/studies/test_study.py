@@ -168,6 +168,33 @@ def test_variants_of_other_features_have_caches_of_their_own(config, tmp_path):
         assert all(folder.parent == folders[0] for folder in set(folders) - {folders[0]})
 
 
+@pytest.mark.parametrize(
+    ("option", "first", "second"),
+    [
+        ("backbone", "test_resnet", "test_vit"),
+        ("backbone_kwargs", None, {"in_chans": 3}),
+        ("feature_source", "stage", "head"),
+        ("image_size", 64, 96),
+        ("image_mean", [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]),
+        ("image_std", [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]),
+        ("interpolation", "bicubic", "bilinear"),
+        ("crop_pct", 1.0, 0.875),
+    ],
+)
+def test_whatever_changes_features_has_a_cache_of_its_own(config, tmp_path, option, first, second):
+    variants = Study("Features", "a", {"a": {"model": {option: first}}, "b": {"model": {option: second}}})
+    plan = make_plan(variants, config, ["model.pretrained=false"], [0], tmp_path, features=tmp_path / "features")
+    assert len({training.features for training in plan.trainings}) == 2
+
+
+def test_variants_of_other_interpolation_are_trained_on_caches_of_their_own(config, tmp_path):
+    kinds = {kind: {"model": {"interpolation": kind}} for kind in ("bicubic", "bilinear")}
+    plan = make_plan(
+        Study("x", "bicubic", kinds), config, [], [0], tmp_path / "out", features=tmp_path / "features", cpu=True
+    )
+    assert execute(plan) == {}
+
+
 def test_a_failure_stops_no_other_training_and_is_tried_again(config, tmp_path, monkeypatch, capsys):
     plan, real = make_plan(PARTS, config, [], [0], tmp_path / "out", cpu=True), study.run
 
