@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from accelerate import Accelerator
 
+from dedn_hf.data.features import IDENTITY_FILE, FeatureCache
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
@@ -39,19 +40,25 @@ def require_same_classes(model: DEDNForZeroShot, table: AttributeTable) -> None:
             raise ValueError(
                 f"The model does not know the class {name!r} of the data.{near_names(name, seen_by_model)}"
             )
-        if seen_by_model[name] and not seen:
+        if seen_by_model[name] != seen:
+            trained, here = ("trained", "unseen") if seen_by_model[name] else ("not trained", "seen")
             raise ValueError(
-                f"The model was trained on the class {name!r}, which counts as unseen here: no zero-shot "
-                "result. Use the split that the model was trained for."
+                f"The model was {trained} on the class {name!r}, which counts as {here} here: no zero-shot result. "
+                "Use the split that the model was trained for."
             )
 
 
 def inputs_from(
     model: DEDNForZeroShot, task: Task, data: dict, folder: str | None, accelerator: Accelerator
 ) -> Inputs:
-    """Batches of cached features where a folder is given, else of images."""
+    """Batches of cached features where a folder is given, else of images.
+
+    A cache that is there is used in the precision it was made with.
+    """
+    settings = TrainingSettings()
+    if folder and (Path(folder) / IDENTITY_FILE).exists():
+        settings = TrainingSettings(feature_precision=FeatureCache(folder).identity["precision"])
     experiment = Experiment(
         lambda validation: load(validation=validation, **data), None, features=Path(folder) if folder else None
     )
-    settings = TrainingSettings()
     return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))
