@@ -97,7 +97,9 @@ def fit(
                     stop.leave()
             record = {"epoch": epoch, "loss": training.mean_loss(progress)}
             if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
-                scores, *predictions = evaluate(training.evaluated, inputs, task.table.seen, accelerator)
+                scores, *predictions = evaluate(
+                    training.evaluated, inputs, task.table.seen, accelerator, num_workers=settings.num_workers
+                )
                 if rescore:
                     scores = rescore(scores, *predictions)
                 record.update(scores, best_so_far=scores["H"] > history.highest())

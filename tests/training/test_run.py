@@ -33,6 +33,7 @@ from dedn_hf.training.experiment import Experiment, inputs_of, open_caches, run
 from dedn_hf.training.loop import fit
 from dedn_hf.training.settings import TrainingSettings, read_preset
 from tests.tiny_runs import (
+    FeatureMaps,
     feature_model,
     feature_task,
     image_data,
@@ -808,8 +809,8 @@ def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interrup
     accelerator.free_memory()
     report, evaluate, scores = training.report, training.evaluate, [0.1, 0.5, 0.2, 0.3, 0.4]
 
-    def pretend(*arguments):
-        found, logits, labels = evaluate(*arguments)
+    def pretend(*arguments, **options):
+        found, logits, labels = evaluate(*arguments, **options)
         return {**found, "H": scores.pop(0)}, logits, labels
 
     def interrupt(*arguments):
@@ -1048,6 +1049,31 @@ def test_workers_that_load_images_change_no_bit_also_after_an_interruption(
         run(given, settings(**chosen, num_workers=2), tmp_path / "two", accelerator)
     run(given, settings(**chosen, num_workers=2), tmp_path / "two", accelerator)
     assert_same_bits(*(load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")))
+
+
+class TellingWhere(FeatureMaps):
+    """Feature maps whose labels, in evaluation, are those of class 1 where a worker process has loaded them."""
+
+    def __getitems__(self, indices):
+        batch = super().__getitems__(indices)
+        worker = torch.utils.data.get_worker_info() is not None
+        return {**batch, "labels": torch.full_like(batch["labels"], int(worker))}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_evaluation_in_training_has_its_images_loaded_by_the_workers_too(accelerator, tmp_path, num_workers):
+    task, inputs = feature_task()
+    telling, labels = TellingWhere([0] * 5, seed=1), []
+    fit(
+        feature_model(),
+        task,
+        lambda split: inputs(split) if split == "train" else telling,
+        settings(epochs=1, num_workers=num_workers),
+        accelerator,
+        tmp_path,
+        rescore=lambda scores, _, found: labels.extend(found.tolist()) or {**scores, "H": 0.0},
+    )
+    assert labels == [num_workers] * 10
 
 
 def test_a_batch_keeps_its_order_whatever_the_views(accelerator, tmp_path):
