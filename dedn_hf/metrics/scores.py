@@ -7,6 +7,7 @@ the classes that have images (Xian et al., TPAMI 2018).
 import numpy as np
 from numpy.typing import ArrayLike
 
+SCORES = ("T1", "U", "S", "H", "AUSUC")
 _ROUNDING = 1e-12  # sums of per-class accuracies may differ by this much in floating point
 
 

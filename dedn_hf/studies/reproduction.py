@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 
 from dedn_hf.data.loading import BUILDERS, builder_class
+from dedn_hf.metrics.scores import SCORES
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.temporary import temporary_folder
 from dedn_hf.training.experiment import RUN_FILE, Experiment, new_model, run
 from dedn_hf.training.record import backbone_hash, data_fingerprint, surroundings
 from dedn_hf.training.settings import TrainingSettings
 
-SCORES = ("T1", "U", "S", "H", "AUSUC")
 SECTIONS = ("data", "model", "training")
 NEEDED = {  # of a record, to run it again and to have something to compare with
     "experiment.data.name": str,
@@ -120,11 +120,7 @@ def reproduce(
     settings = TrainingSettings.from_dict(preset["training"])
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    accelerator = Accelerator(
-        cpu=record["hardware"]["device"] == "cpu",
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-    )
+    accelerator = Accelerator(cpu=record["hardware"]["device"] == "cpu", mixed_precision=settings.mixed_precision)
     found = Reproduction(tolerance=tolerance)
     experiment = Experiment.from_preset(preset)
     splits, table = experiment.load(False)
@@ -161,7 +157,7 @@ def read_record(run_file: str | Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} is not JSON: {error}") from None
     missing = [name for name, kind in NEEDED.items() if not isinstance(part_of(record, name), kind)]
     missing += ["history"] if part_of(record, "history") == [] else []
     if missing:
@@ -171,7 +167,7 @@ def read_record(run_file: str | Path) -> dict:
         )
     damaged = [name for name, kind in USED.items() if not isinstance(part_of(record, name), (kind, type(None)))]
     if damaged:
-        raise ValueError(f"{path} is damaged: what it says of {', '.join(damaged)} cannot be.")
+        raise ValueError(f"{path} is damaged: {', '.join(damaged)} cannot be right.")
     return record
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -24,11 +23,10 @@ from dedn_hf.data.transforms import evaluation_transform, training_transform
 from dedn_hf.metrics.scores import calibrate, gzsl_scores
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.writing import whole_file
 from dedn_hf.publish.card import write_card
 from dedn_hf.training.distributed import require_supported, save_model
 from dedn_hf.training.loop import fit
-from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use
+from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use, write_json
 from dedn_hf.training.record import (
     Stopwatch,
     backbone_hash,
@@ -59,8 +57,8 @@ class Experiment:
         load: `load(validation)` gives the splits and the table of that variant, as `dedn_hf.data.load`.
         build: a new model for an attribute table.
         features: folder of the feature cache (made if absent), or None to decode images in every epoch.
-        describe: anything JSON can hold that belongs into run.json, such as the preset.
-        fingerprint: `data_fingerprint` of the data, where it is known already; else the run computes it.
+        describe: what else to write to run.json, such as the preset; anything that JSON can hold.
+        fingerprint: `data_fingerprint` of the data, where it is known already; otherwise the run computes it.
     """
 
     load: Callable[[bool], tuple[datasets.DatasetDict, AttributeTable]]
@@ -73,9 +71,9 @@ class Experiment:
     def from_preset(
         cls, preset: dict, features: str | Path | None = None, fingerprint: dict[str, str] | None = None
     ) -> Experiment:
-        """What a preset describes, in the words of `read_preset`; run.json will hold it without this machine's paths.
+        """What a preset describes, as `read_preset` gives it; run.json holds it without this machine's paths.
 
-        Raises ValueError for an option that no model has: it would be ignored, and the run be another than was meant.
+        Raises ValueError for an option that no model has: ignored, it would make this another run than was meant.
         """
         data, model = preset["data"], preset["model"]
         known = [*inspect.signature(DEDNForZeroShot.from_timm).parameters, *inspect.get_annotations(DEDNConfig)]
@@ -153,15 +151,18 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     start = backbone_hash(model)
     model.config.calibration_bias += bias  # it was chosen on top of what the settings give
     caches = open_caches(experiment, model, settings, accelerator)
-    keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
-    final = TrainingSettings.from_dict(settings.to_dict())
-    if settings.select_on != "test":
-        final.evaluate_every = final.epochs
+    choosing = settings.select_on == "test"
+
+    def save(evaluated: torch.nn.Module, epoch: dict, _predictions: tuple) -> None:
+        if epoch["best_so_far"] or not choosing:
+            save_model(evaluated, output, accelerator)
+
+    final = settings if choosing else replace(settings, evaluate_every=settings.epochs)
     inputs, checkpoints = inputs_of(task, model, settings, caches), output / CHECKPOINTS
-    history = fit(model, task, inputs, final, accelerator, checkpoints, keeper)
+    progress = fit(model, task, inputs, final, accelerator, checkpoints, on_evaluation=save)
     stopwatch.lap("training")
-    chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
-    record.update(results=chosen, history=history.epochs, calibration_bias=model.config.calibration_bias)
+    chosen = progress.best() if choosing else progress.epochs[-1]
+    record.update(results=chosen, history=progress.epochs, calibration_bias=model.config.calibration_bias)
     record.update(surroundings(accelerator), time=stopwatch.record)
     record.update(settings=settings.to_dict(), experiment=experiment.describe)
     record.update(cached_features=experiment.features is not None)
@@ -207,12 +208,11 @@ def select(
 
     inputs = inputs_of(task, model, settings, caches)
     rescore = calibrated if settings.calibrate else None
-    history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, rescore=rescore)
-    chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
+    progress = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, rescore=rescore)
+    chosen = progress.best() if settings.schedule == "constant" else progress.epochs[-1]
     accelerator.free_memory()  # the next model needs the room
-    final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
-    record = {"chosen": chosen, "history": history.epochs, "images": count_images(splits)}
-    return record, final, chosen.get("calibration_bias", 0.0)
+    record = {"chosen": chosen, "history": progress.epochs, "images": count_images(splits)}
+    return record, replace(settings, epochs=chosen["epoch"]), chosen.get("calibration_bias", 0.0)
 
 
 def compute_deterministically(device: torch.device) -> None:
@@ -274,20 +274,3 @@ def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, ca
 def augmentation_of(settings: TrainingSettings) -> dict:
     """Arguments of `training_transform`."""
     return {name: getattr(settings, name) for name in ("augmentation", "crop_scale", "jitter")}
-
-
-class Best:
-    """Saves the model after an evaluation: the last one, or the one with the highest H so far."""
-
-    def __init__(self, folder: Path, accelerator: Accelerator, keep_best: bool) -> None:
-        self.folder, self.accelerator, self.keep_best = folder, accelerator, keep_best
-
-    def __call__(self, model: torch.nn.Module, epoch: dict, predictions: tuple) -> None:
-        if epoch["best_so_far"] or not self.keep_best:
-            save_model(model, self.folder, self.accelerator)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """The file is whole or absent."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -17,6 +17,15 @@ from dedn_hf.training.experiment import Experiment, inputs_of, open_caches
 from dedn_hf.training.settings import TrainingSettings
 
 
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a data set and its feature cache, for `data_options` and `inputs_from`."""
+    parser.add_argument("--data", required=True, help="cub, sun, awa2, folder, shapes, or a prepared folder")
+    parser.add_argument("--data-dir", help="folder of the images")
+    parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other options of the data set")
+    parser.add_argument("--features-dir", help="feature cache of the frozen backbone, made if it is not there")
+
+
 def data_options(arguments: argparse.Namespace) -> dict:
     """Arguments of `load`. Raises ValueError for an option without a value."""
     options = {"name": arguments.data, "data_dir": arguments.data_dir, "csv": arguments.csv}

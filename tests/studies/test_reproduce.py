@@ -228,7 +228,7 @@ def test_a_record_that_does_not_say_how_to_run_it_is_refused(record, tmp_path, c
     assert "Give the run.json of a finished run" in capsys.readouterr().err
     (tmp_path / "broken.json").write_text("{")
     assert main(["reproduce", str(tmp_path / "broken.json")]) == 2
-    assert "is no JSON" in capsys.readouterr().err
+    assert "is not JSON" in capsys.readouterr().err
 
 
 def changed(record: dict, name: str, value: object) -> dict:

@@ -240,12 +240,12 @@ def test_what_a_killed_command_was_training_is_trained(config, tmp_path, trained
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("title: x\nreference: full\nvariants: {part: {}}", "reference 'full' is no variant; there are part"),
+        ("title: x\nreference: full\nvariants: {part: {}}", "reference 'full' is not a variant; there are part"),
         ("title: x\nreference: a\nvariants: {a: {model: 3}}", "a: write {section: {key: value}}"),
         ("title: x\nvariants: {a: {}}", "missing.*'reference'.*It needs title, reference and variants"),
         ("title: x\nreference: a\naxis: weight\nvariants: {a: {}}", "could not convert string to float: 'a'"),
-        ("variants: [", "is no study"),
-        ("a list", "is no study"),
+        ("variants: [", "is not a study"),
+        ("a list", "is not a study"),
         ("title: x\nreference: a\nvariants: {a: {}, b: {}, b: {model: {margin: 0}}}", "'b' is there twice"),
     ],
 )

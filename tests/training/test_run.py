@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot
 from dedn_hf.data.features import CachedFeatures, FeatureCache, weights_hash
-from dedn_hf.data.sampling import Batches, Drawn
+from dedn_hf.data.sampling import Batches, SeededIndices
 from dedn_hf.data.tasks import test_task as full_task
 from dedn_hf.data.tasks import validation_task
 from dedn_hf.data.transforms import evaluation_transform, training_transform
@@ -920,7 +920,7 @@ def test_an_empty_section_is_an_empty_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "variant", "overrides", "expected"),
     [
-        ("data: [", None, [], "no valid YAML"),
+        ("data: [", None, [], "not valid YAML"),
         ("dataset: {}", None, [], "unknown section 'dataset'; use data, model, training, variants"),
         (PRESET, "gzsl", [], "no variant 'gzsl'; it has zsl"),
         (PRESET, None, ["epochs=5"], "Cannot read 'epochs=5'. Write section.key=value"),
@@ -1021,8 +1021,8 @@ def test_a_seed_decides_on_the_view_of_an_image_and_on_nothing_else(accelerator,
     cached, decoded = task.cached(*caches)("train"), task.decoded(augment, augment)("train")
     for data, key in ((cached, "features"), (decoded, "pixel_values")):
         random_state = torch.get_rng_state()
-        together = data.__getitems__(Drawn([4, 7, 4], [10, 11, 12]))[key]
-        alone = [data.__getitems__(Drawn([i], [seed]))[key][0] for i, seed in ((4, 10), (7, 11), (4, 12))]
+        together = data.__getitems__(SeededIndices([4, 7, 4], [10, 11, 12]))[key]
+        alone = [data.__getitems__(SeededIndices([i], [seed]))[key][0] for i, seed in ((4, 10), (7, 11), (4, 12))]
         assert torch.equal(together, torch.stack(alone))
         assert not torch.equal(together[0], together[2])
         assert torch.equal(torch.get_rng_state(), random_state)
