@@ -98,7 +98,7 @@ class ImageBatches(Dataset):
 
 
 class FixedViews(ImageBatches):
-    """As `ImageBatches`, but a random transform gives an image the same view every time, whoever decodes it."""
+    """As `ImageBatches`, but a random transform gives an image the same view every time, in any process."""
 
     def __init__(self, images: datasets.Dataset, transform: Transform, view: int) -> None:
         super().__init__(images, transform)

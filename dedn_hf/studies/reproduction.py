@@ -172,7 +172,7 @@ def read_record(run_file: str | Path) -> dict:
 
 
 def part_of(record: object, name: str) -> object:
-    """'hardware.device' of nested mappings; None where there is none."""
+    """'hardware.device' of nested mappings; None where a key is missing."""
     for key in name.split("."):
         record = record.get(key) if isinstance(record, dict) else None
     return record
@@ -218,7 +218,7 @@ def check_data(found: Reproduction, record: dict, fingerprint: Mapping[str, str]
 def check_backbone(
     found: Reproduction, record: dict, experiment: Experiment, table: AttributeTable, settings: TrainingSettings
 ) -> None:
-    """Compare the backbone's first weights with those of the record; random ones are the run's own business."""
+    """Compare the backbone's first weights with those of the record, unless they are random."""
     if not record["experiment"]["model"].get("pretrained", True):
         return
     then = (record.get("model") or {}).get("backbone_start")

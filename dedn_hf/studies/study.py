@@ -1,8 +1,8 @@
 """Studies: variants of a preset, each trained with several seeds, to be compared with one of them.
 
-Every training is kept under a hash of all that its result depends on, the data included: what is there is not trained
-again, whichever study asks for it, and commands that run at the same time in one folder share the work. What only
-weighs the scores of a trained model needs no training of its own.
+Every training is kept under a hash of all that its result depends on, the data included. No study trains it again, and
+commands that run at the same time in one folder share the work. Options that only weigh the scores of a trained model
+need no training of their own.
 """
 
 from __future__ import annotations

@@ -163,11 +163,10 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     stopwatch.lap("training")
     chosen = progress.best() if choosing else progress.epochs[-1]
     record.update(results=chosen, history=progress.epochs, calibration_bias=model.config.calibration_bias)
-    record.update(surroundings(accelerator), time=stopwatch.record)
-    record.update(settings=settings.to_dict(), experiment=experiment.describe)
-    record.update(cached_features=experiment.features is not None)
-    data = describe_data(splits, table, experiment.describe, experiment.fingerprint)
-    record.update(data=data, model={**describe_model(model, output, accelerator), "backbone_start": start})
+    record.update(surroundings(accelerator), time=stopwatch.record, settings=settings.to_dict())
+    record.update(experiment=experiment.describe, cached_features=experiment.features is not None)
+    record["data"] = describe_data(splits, table, experiment.describe, experiment.fingerprint)
+    record["model"] = {**describe_model(model, output, accelerator), "backbone_start": start}
     if accelerator.is_main_process:
         table.save(output)
         write_card(output, [record])
@@ -202,13 +201,14 @@ def select(
     caches = open_caches(experiment, model, settings, accelerator)
 
     def calibrated(scores: dict, logits: np.ndarray, labels: np.ndarray) -> dict:
+        if not settings.calibrate:
+            return scores
         bias = calibrate(logits, labels, task.table.seen)
         better = calibrated_scores(logits, labels, task.table.seen, bias)
         return {**scores, **better, "H_uncalibrated": scores["H"], "calibration_bias": bias}
 
     inputs = inputs_of(task, model, settings, caches)
-    rescore = calibrated if settings.calibrate else None
-    progress = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, rescore=rescore)
+    progress = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, rescore=calibrated)
     chosen = progress.best() if settings.schedule == "constant" else progress.epochs[-1]
     accelerator.free_memory()  # the next model needs the room
     record = {"chosen": chosen, "history": progress.epochs, "images": count_images(splits)}

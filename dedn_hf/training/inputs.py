@@ -64,10 +64,9 @@ def inputs_from(
 
     A cache that is there is used in the precision it was made with.
     """
-    settings = TrainingSettings()
-    if folder and (Path(folder) / IDENTITY_FILE).exists():
-        settings = TrainingSettings(feature_precision=FeatureCache(folder).identity["precision"])
-    experiment = Experiment(
-        lambda validation: load(validation=validation, **data), None, features=Path(folder) if folder else None
-    )
+    experiment, settings = Experiment(lambda validation: load(validation=validation, **data), None), TrainingSettings()
+    if folder:
+        experiment.features = Path(folder)
+        if (experiment.features / IDENTITY_FILE).exists():
+            settings = TrainingSettings(feature_precision=FeatureCache(folder).identity["precision"])
     return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))

@@ -76,7 +76,7 @@ def fit(
     progress = checkpoint.resume()
     with StopSignals(accelerator, enabled=settings.checkpoint_every > 0) as stop, explained_worker_death():
         for epoch in range(len(progress.epochs) + 1, settings.epochs + 1):
-            if not progress.step:  # else the checkpoint has brought the state of all random generators back
+            if not progress.step:  # otherwise the checkpoint has restored the random generators
                 seed_epoch(settings, epoch)
             for _ in training.steps(epoch, progress):
                 if stop.wanted():
@@ -215,7 +215,7 @@ def training_loader(inputs: Inputs, task: Task, settings: TrainingSettings, acce
     )
     workers = {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
     workers["worker_init_fn"] = outlive_signals
-    # A generator of its own: else the loader takes numbers from the one that dropout uses, more or fewer with workers.
+    # A generator of its own, so that the loader draws none of the numbers that dropout uses.
     generator = torch.Generator()
     loader = DataLoader(
         inputs("train"), batch_sampler=batches, collate_fn=already_batched, generator=generator, **workers

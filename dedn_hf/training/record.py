@@ -183,8 +183,8 @@ def describe_data(
 ) -> dict:
     """Name, builder, variant, classes, images and fingerprint of a data set, for run.json.
 
-    What the data call themselves goes before what the settings call them. The builder tells a benchmark from a folder
-    of Parquet files that somebody has given its name.
+    The name that the data have themselves takes precedence over the one in the settings. The builder tells a benchmark
+    from a folder of Parquet files with the same name.
     """
     info = splits["train"].info
     return {
