@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -211,20 +211,26 @@ def test_a_failure_stops_no_other_training_and_is_tried_again(config, tmp_path, 
     assert execute(plan) == {} and all(training.done() for training in plan.trainings)
 
 
-def test_what_another_command_is_training_is_left_to_it_and_taken_from_there(config, tmp_path, trained, capsys):
+def test_what_another_command_is_training_is_left_to_it_and_taken_from_there(config, tmp_path, trained, monkeypatch):
     mine, theirs = make_plan(PARTS, config, [], [0], tmp_path / "out", cpu=True).trainings
-    plan = Plan([theirs, mine], {})
+    plan, printed, waiting = Plan([theirs, mine], {}), [], Event()
+
+    def note(text: str, **_) -> None:
+        printed.append(text)
+        if "waiting for it" in text:
+            waiting.set()
+
+    monkeypatch.setattr(study, "print", note, raising=False)
     theirs.folder.mkdir(parents=True)
     with ThreadPoolExecutor(1) as pool, FileLock(theirs.folder / study.LOCK_FILE):
         found = pool.submit(execute, plan)
-        while not found.done() and not mine.done():
-            time.sleep(0.01)
+        assert waiting.wait(120)
         assert trained == [mine.folder]
         for file in theirs.predictions:
             file.write_bytes(b"theirs")
     assert found.result() == {} and trained == [mine.folder]
     assert [file.read_bytes() for file in theirs.predictions] == [b"theirs"]
-    assert "Another command is doing 1 of them: waiting for it." in capsys.readouterr().out
+    assert "Another command is doing 1 of them: waiting for it." in printed
 
 
 def test_what_a_killed_command_was_training_is_trained(config, tmp_path, trained):

@@ -5,10 +5,10 @@ import math
 import os
 import re
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import datasets
 import numpy as np
@@ -21,6 +21,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot
+from dedn_hf.data import features as feature_caches
 from dedn_hf.data.features import CachedFeatures, FeatureCache, weights_hash
 from dedn_hf.data.sampling import Batches, SeededIndices
 from dedn_hf.data.tasks import test_task as full_task
@@ -195,11 +196,14 @@ def test_a_cache_is_opened_again_without_the_backbone(images, tmp_path, monkeypa
     assert torch.equal(opened.read(range(5)), built.read(range(5)))
 
 
-def test_a_cache_that_another_process_is_making_is_waited_for(images, tmp_path, monkeypatch, caplog):
+def test_a_cache_that_another_process_is_making_is_waited_for(images, tmp_path, monkeypatch):
+    waiting = Event()
+    monkeypatch.setattr(
+        feature_caches.logger, "warning", lambda text, _: waiting.set() if "is making" in text else None
+    )
     with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / "cache.lock"):
         found = pool.submit(FeatureCache.open_or_build, tmp_path / "cache", seeded_model(), images, progress=False)
-        while not found.done() and "Another process is making" not in caplog.text:
-            time.sleep(0.01)
+        assert waiting.wait(60)
         built = FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
         monkeypatch.setattr(DEDNForZeroShot, "extract_features", lambda *_: pytest.fail("the backbone ran"))
     assert torch.equal(found.result().read(range(5)), built.read(range(5)))
