@@ -24,7 +24,7 @@ from benchmarks.step import example_table
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data.features import FEATURES_FILE, IDENTITY_FILE, CachedFeatures, FeatureCache
 from dedn_hf.data.sampling import Batches
-from dedn_hf.data.transforms import as_it_is
+from dedn_hf.data.transforms import already_batched
 
 
 def write_cache(folder: Path, files: list[str], shape: list[int]) -> float:
@@ -51,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         size = write_cache(Path(folder), files, shape)
         data = CachedFeatures([FeatureCache(folder)], files, labels)
-        loader = iter(DataLoader(data, batch_sampler=Batches(labels, 50), collate_fn=as_it_is))
+        loader = iter(DataLoader(data, batch_sampler=Batches(labels, 50), collate_fn=already_batched))
         start_memory, reading, whole = resident_memory(), 0.0, time.perf_counter()
         for _ in range(2 if arguments.quick else arguments.steps):
             start = time.perf_counter()

@@ -15,22 +15,17 @@ from accelerate import Accelerator
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data import load
 from dedn_hf.data.tasks import test_task, validation_task
+from dedn_hf.metrics.scores import SCORES
 from dedn_hf.training.evaluation import evaluate
-from dedn_hf.training.experiment import write_json
-from dedn_hf.training.inputs import data_options, inputs_from, require_same_classes
-
-SCORES = ("T1", "U", "S", "H", "AUSUC")
+from dedn_hf.training.inputs import add_data_arguments, data_options, inputs_from, require_same_classes
+from dedn_hf.training.output_folder import write_json
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder or Hub name of a model")
-    parser.add_argument("--data", required=True, help="cub, sun, awa2, folder, shapes, or a prepared folder")
-    parser.add_argument("--data-dir", help="folder of the images")
-    parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other options of the data set")
-    parser.add_argument("--features-dir", help="feature cache of the frozen backbone, made if it is not there")
+    add_data_arguments(parser)
     parser.add_argument("--split", choices=["test", "validation"], default="test")
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time, in each process")
     parser.add_argument("--json", help="write the results to this file")

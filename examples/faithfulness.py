@@ -42,8 +42,8 @@ from dedn_hf.studies.pointing import (
     read_cub_parts,
     shapes_parts_of,
 )
-from dedn_hf.training.experiment import write_json
 from dedn_hf.training.inputs import data_options, require_same_classes
+from dedn_hf.training.output_folder import write_json
 
 CORRECTIONS = (1, 3, 10, 30)
 FORMATS = (".png", ".svg")

@@ -31,17 +31,14 @@ from dedn_hf.publish.card import draw_training
 from dedn_hf.studies.figures import figure_class_attributes, figure_confusion, figure_seen_unseen
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.experiment import RUN_FILE
-from dedn_hf.training.inputs import data_options, inputs_from
+from dedn_hf.training.inputs import add_data_arguments, data_options, inputs_from
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder or Hub name of a model")
-    parser.add_argument("--data", required=True, help="cub, sun, awa2, folder, shapes, or a prepared folder")
-    parser.add_argument("--data-dir", help="folder of the images")
-    parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other options of the data set")
+    add_data_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures, made if it is not there")
     parser.add_argument("--format", choices=["png", "svg"], default="png")
     parser.add_argument("--images", type=int, default=3, help="images with heat maps, each of another unseen class")
@@ -49,7 +46,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=1, help="test images of each class for the deletion curves")
     parser.add_argument("--steps", type=int, default=7, help="points of a deletion curve after its first")
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--features-dir", help="feature cache of the frozen backbone, made if it is not there")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
     return parser.parse_args()
 

@@ -10,6 +10,7 @@ import sys
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
+from dedn_hf.metrics.scores import SCORES
 from dedn_hf.training.experiment import Experiment, run
 from dedn_hf.training.settings import TrainingSettings, read_preset
 
@@ -50,7 +51,6 @@ def main() -> None:
     accelerator = Accelerator(
         cpu=arguments.cpu,
         mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
         log_with=settings.tracker,
         project_dir=arguments.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
@@ -60,7 +60,7 @@ def main() -> None:
     if accelerator.is_main_process:
         results = record["results"]
         print(f"{record['protocol']}\nepoch {results['epoch']}: ", end="")
-        print("  ".join(f"{key} {100 * results[key]:.1f}" for key in ("T1", "U", "S", "H", "AUSUC")))
+        print("  ".join(f"{key} {100 * results[key]:.1f}" for key in SCORES))
         print(f"Model and run.json are in {arguments.output_dir}")
 
 

@@ -1,5 +1,6 @@
 """Settings that must be made before the libraries are imported: no network, no display, few threads."""
 
+import gc
 import os
 import signal
 
@@ -12,6 +13,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The tensors in tests are small, and `make test` gives the other processors test files of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the imported modules out of garbage collection, which every training starts: it takes half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -34,14 +34,14 @@ def share(accelerator: Accelerator) -> None:
     accelerator.deepspeed_engine_wrapped = None
 
 
-def alone(accelerator: Accelerator, folder: Path) -> None:
+def one_process(accelerator: Accelerator, folder: Path) -> None:
     """On one process, for comparison: train without DeepSpeed."""
     for name, train in RUNS.items():
         finished(train, accelerator, folder / "whole" / name)
         accelerator.free_memory()
 
 
-def together(accelerator: Accelerator, folder: Path) -> None:
+def two_processes(accelerator: Accelerator, folder: Path) -> None:
     """On two processes: train with DeepSpeed; one of the trainings is stopped and continued."""
     share(accelerator)
     stopped(on_images, accelerator, folder / "shared" / "stopped")
@@ -51,5 +51,5 @@ def together(accelerator: Accelerator, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for processes, act in ((1, alone), (2, together)):
+    for processes, act in ((1, one_process), (2, two_processes)):
         in_processes(processes, act, Path(sys.argv[1]))

@@ -47,7 +47,7 @@ def each_kind(accelerator: Accelerator, act: Callable[[str, Callable], None]) ->
     act("sharded", on_images)
 
 
-def alone_at_first(accelerator: Accelerator, folder: Path) -> None:
+def one_process_first(accelerator: Accelerator, folder: Path) -> None:
     """On one process: train without a stop, for comparison, and again until the training is stopped."""
 
     def act(name: str, train: Callable) -> None:
@@ -57,7 +57,7 @@ def alone_at_first(accelerator: Accelerator, folder: Path) -> None:
     each_kind(accelerator, act)
 
 
-def together(accelerator: Accelerator, folder: Path) -> None:
+def two_processes(accelerator: Accelerator, folder: Path) -> None:
     """On two processes: continue what one process began, and begin what one process will continue."""
 
     def act(name: str, train: Callable) -> None:
@@ -67,11 +67,11 @@ def together(accelerator: Accelerator, folder: Path) -> None:
     each_kind(accelerator, act)
 
 
-def alone_again(accelerator: Accelerator, folder: Path) -> None:
+def one_process_again(accelerator: Accelerator, folder: Path) -> None:
     """On one process: continue what two processes began."""
     each_kind(accelerator, lambda name, train: finished(train, accelerator, folder / "2 to 1" / name))
 
 
 if __name__ == "__main__":
-    for processes, act in ((1, alone_at_first), (2, together), (1, alone_again)):
+    for processes, act in ((1, one_process_first), (2, two_processes), (1, one_process_again)):
         in_processes(processes, act, Path(sys.argv[1]))

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks
 from dedn_hf.data.photos import Photos, printable, walk, why_unused
-from dedn_hf.data.transforms import as_it_is, evaluation_transform
+from dedn_hf.data.transforms import already_batched, evaluation_transform
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.images import open_encoded, upright_rgb
@@ -245,7 +245,7 @@ def answered_blocks(
     spans = {block: range(block * BLOCK, min((block + 1) * BLOCK, len(files))) for block in blocks}
     batches = [list(span[i : i + batch_size]) for span in spans.values() for i in range(0, len(span), batch_size)]
     photos = PhotoFiles(files, evaluation_transform(scorer.model))
-    loader = DataLoader(photos, batch_sampler=batches, num_workers=num_workers, collate_fn=as_it_is)
+    loader = DataLoader(photos, batch_sampler=batches, num_workers=num_workers, collate_fn=already_batched)
     waiting = iter(loader)
     with tqdm(total=sum(map(len, spans.values())), unit=" photos", desc="classifying", disable=silent) as bar:
         for block, span in spans.items():

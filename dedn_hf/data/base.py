@@ -163,7 +163,7 @@ def describe_left_out(left_out: dict[str, str], total: int) -> str:
     return f"{len(left_out)} of {total} images do not decode and are left out: {abbreviate(list(left_out))}."
 
 
-def abbreviate(names: list[str], count: int = 5) -> str:
+def abbreviate(names: list[str], count: int = 5, separator: str = ", ") -> str:
     """The first `count` names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    return separator.join(names[:count]) + more

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from dedn_hf.data.transforms import FixedViews, ImageBatches, as_it_is, evaluation_transform, training_transform
+from dedn_hf.data.transforms import FixedViews, ImageBatches, already_batched, evaluation_transform, training_transform
 from dedn_hf.data.workers import explained_worker_death
 from dedn_hf.modeling.saving import whole_file
 
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 IDENTITY_FILE, FEATURES_FILE, PROGRESS_FILE = "cache.json", "features.bin", "progress.json"
 RECORD_EVERY = 32  # batches
+BACKBONE = ("backbone", "backbone_kwargs", "feature_source")  # options of a model that decide on its feature maps
+PREPROCESSING = ("image_size", "image_mean", "image_std", "interpolation", "crop_pct")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -58,7 +60,7 @@ class FeatureCache:
         path, size = self.folder / FEATURES_FILE, 2 * int(np.prod(self.shape))
         if not path.is_file() or path.stat().st_size != size:
             raise ValueError(
-                f"{path} is not the {size} bytes that its {IDENTITY_FILE} promises. Delete {self.folder}; the cache "
+                f"{path} is not the {size} bytes that its {IDENTITY_FILE} says. Delete {self.folder}; the cache "
                 "will be made again."
             )
         with open(path, "rb") as file:
@@ -93,7 +95,7 @@ class FeatureCache:
         different = [key for key in identity if identity[key] != self.identity.get(key)]
         if different:
             details = "; ".join(
-                f"{key} is {_short(self.identity.get(key))}, not {_short(identity[key])}" for key in different
+                f"{key} is {short_json(self.identity.get(key))}, not {short_json(identity[key])}" for key in different
             )
             raise ValueError(
                 f"The feature cache {self.folder} was made from something else: {details}. "
@@ -110,7 +112,7 @@ class FeatureCache:
         """
         folder, dtype = Path(folder), options.get("dtype")
         if not (folder / IDENTITY_FILE).exists():
-            with alone(folder):
+            with only_builder(folder):
                 if not (folder / IDENTITY_FILE).exists():
                     return cls.build(folder, model, images, **options)
         cache = cls(folder)
@@ -234,7 +236,7 @@ class CachedFeatures(Dataset):
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch, one read a view; the view of an image is by its seed where the indices are `Drawn`."""
+        """A whole batch, with one read for each view; with `SeededIndices`, the seed of an image chooses its view."""
         if len(self.caches) == 1:
             features = self.caches[0].read(self.rows[0][indices])
         else:
@@ -294,7 +296,7 @@ def extract(
 ) -> Iterator[torch.Tensor]:
     """Feature maps of the images from number `start` on, in order, B x C x H x W at a time, on the CPU."""
     left = range(start, len(source))
-    loader = DataLoader(source, batch_size, sampler=left, num_workers=num_workers, collate_fn=as_it_is)
+    loader = DataLoader(source, batch_size, sampler=left, num_workers=num_workers, collate_fn=already_batched)
     model.eval().to(memory_format=torch.channels_last)  # convolutional networks are faster in it
     for batch in tqdm(loader, desc="extracting features", disable=not progress):
         pixels = batch["pixel_values"].to(model.device, memory_format=torch.channels_last)
@@ -305,8 +307,8 @@ def extract(
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Within `with`, no other process makes `folder`; a lock beside it, which ends with its process, says so."""
+def only_builder(folder: Path) -> Iterator[None]:
+    """Within `with`, no other process makes `folder`. A lock beside it says so, and ends with its process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
@@ -322,15 +324,18 @@ def identity_of(
     model: DEDNForZeroShot, images: datasets.Dataset, dtype: str, precision: str = "float32", view: dict | None = None
 ) -> dict:
     """What a cache of these images must have been made from. Raises ValueError where a file stands twice."""
-    c = model.config
+
+    def options(names: Sequence[str]) -> list:
+        return json.loads(json.dumps([getattr(model.config, name) for name in names]))
+
     files = list(images["file"])
     if len(set(files)) != len(files):
         raise ValueError("The column 'file' names an image twice; a feature cache needs every file once.")
     return {
-        "backbone": [c.backbone, c.backbone_kwargs, c.feature_source],
+        "backbone": options(BACKBONE),
         "weights": weights_hash(model.backbone),
-        "preprocessing": [c.image_size, list(c.image_mean), list(c.image_std), c.interpolation, c.crop_pct],
-        "feature_shape": list(c.feature_shape),
+        "preprocessing": options(PREPROCESSING),
+        "feature_shape": list(model.config.feature_shape),
         "dtype": dtype,
         "precision": precision,
         "view": view,
@@ -381,12 +386,11 @@ def read_identity(folder: Path) -> dict:
 
 def _finite(features: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(features).all():
-        raise ValueError(
-            "Feature maps hold values beyond float16's range, or no numbers. Use dtype='bfloat16', or other weights."
-        )
+        raise ValueError("Feature maps hold values beyond float16's range. Use dtype='bfloat16', or other weights.")
     return features
 
 
-def _short(value: object) -> str:
+def short_json(value: object) -> str:
+    """JSON of at most 80 characters, long lists abbreviated."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(value)} long)"

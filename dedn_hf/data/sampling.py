@@ -8,8 +8,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-class Drawn(list):
-    """Indices of the images of a batch; `seeds` has one whole number for each, for what is random about that image.
+class SeededIndices(list):
+    """Indices of a batch's images, and `seeds`: one integer for each, which decides what is random about that image.
 
     Data sets take views and augmentation from it, so that these belong to the image's place in the joint batch, and
     not to the process or the worker that happens to load it.
@@ -20,7 +20,7 @@ class Drawn(list):
         self.seeds = list(seeds)
 
 
-class Batches(Sampler[Drawn]):
+class Batches(Sampler[SeededIndices]):
     """Batches of image indices and seeds for one epoch; the same for the same seed and epoch.
 
     'class_balanced' draws min(#classes, batch) classes without replacement, then max(batch // #classes, 1) images of
@@ -71,7 +71,7 @@ class Batches(Sampler[Drawn]):
         """Draw other batches from now on, without the first `skip` of them."""
         self.epoch, self.skip = epoch, skip
 
-    def __iter__(self) -> Iterator[Drawn]:
+    def __iter__(self) -> Iterator[SeededIndices]:
         rng = np.random.default_rng([self.seed, self.epoch])
         # Another generator, so that what is drawn does not depend on whether anything is done with the seeds.
         of_images = np.random.default_rng([self.seed, self.epoch, 1])
@@ -80,7 +80,7 @@ class Batches(Sampler[Drawn]):
         for number, batch in enumerate(draw(rng)):
             seeds = of_images.integers(2**63, size=len(batch))
             if number >= self.skip:
-                yield Drawn(batch[share].tolist(), seeds[share].tolist())
+                yield SeededIndices(batch[share].tolist(), seeds[share].tolist())
 
     def _uniform(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
         order = rng.permutation(len(self.labels))

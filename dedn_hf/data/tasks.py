@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,12 +27,15 @@ class Task:
     Args:
         table: the K competing classes. images: a data set for each of train, seen, unseen, columns `image` and `file`.
         labels: for each of them, one index into `table.class_names` per image.
+        fingerprint: hashes of the data that the task was made from, where they are known. A checkpoint is checked
+            against them.
     """
 
     name: str
     table: AttributeTable
     images: dict[str, datasets.Dataset]
     labels: dict[str, torch.Tensor]
+    fingerprint: dict[str, str] = field(default_factory=dict)
 
     def cached(self, cache: FeatureCache, *views: FeatureCache, mirrored: FeatureCache | None = None) -> Inputs:
         """Its splits as batches of cached features.

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
-from dedn_hf.data.sampling import Drawn
+from dedn_hf.data.sampling import SeededIndices
 from dedn_hf.modeling.images import read_image
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class ImageBatches(Dataset):
         return len(self.images)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch, decoded and transformed; with the `seeds` of `Drawn` indices, an image's by its own seed."""
+        """A whole batch, decoded and transformed; with `SeededIndices`, each image by its own seed."""
         pictures = decoded(self.images, indices)
         seeds = getattr(indices, "seeds", [None] * len(indices))
         views = [seeded(self.transform, image, seed) for image, seed in zip(pictures, seeds, strict=True)]
@@ -99,14 +99,14 @@ class ImageBatches(Dataset):
 
 
 class FixedViews(ImageBatches):
-    """As `ImageBatches`, but a random transform gives an image the same view every time, whoever decodes it."""
+    """As `ImageBatches`, but a random transform gives an image the same view every time, in any process."""
 
     def __init__(self, images: datasets.Dataset, transform: Transform, view: int) -> None:
         super().__init__(images, transform)
         self.view = view
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        return super().__getitems__(Drawn(indices, [self.view * 10_000_000 + index for index in indices]))
+        return super().__getitems__(SeededIndices(indices, [self.view * 10_000_000 + index for index in indices]))
 
 
 def encoded(images: datasets.Dataset) -> datasets.Dataset:
@@ -144,6 +144,6 @@ def seeded(transform: Transform, image: PIL.Image.Image, seed: int | None) -> to
         return transform(image)
 
 
-def as_it_is(batch: dict) -> dict:
-    """The `collate_fn` for data sets that give whole batches."""
+def already_batched(batch: dict) -> dict:
+    """A `collate_fn` that does nothing, for data sets whose `__getitems__` gives whole batches."""
     return batch

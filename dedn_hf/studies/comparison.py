@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dedn_hf.metrics.scores import gzsl_scores
+from dedn_hf.metrics.scores import SCORES, gzsl_scores
 
-SCORES = ("T1", "U", "S", "H", "AUSUC")
 COMPARED = ("T1", "H", "AUSUC")
 LEVEL = 0.05
 

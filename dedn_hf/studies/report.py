@@ -19,7 +19,7 @@ from dedn_hf.studies.comparison import (
 )
 from dedn_hf.studies.figures import figure_sensitivity
 from dedn_hf.studies.study import Plan, Study
-from dedn_hf.training.experiment import RUN_FILE, write_json
+from dedn_hf.training.output_folder import RUN_FILE, write_json
 
 
 def write_report(study: Study, plan: Plan, output: Path, name: str) -> Path:

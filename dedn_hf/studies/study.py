@@ -1,8 +1,8 @@
 """Studies: variants of a preset, each trained with several seeds, to be compared with one of them.
 
-Every training is kept under a hash of all that its result depends on, the data included: what is there is not trained
-again, whichever study asks for it, and commands that run at the same time in one folder share the work. What only
-weighs the scores of a trained model needs no training of its own.
+Every training is kept under a hash of all that its result depends on, the data included. No study trains it again, and
+commands that run at the same time in one folder share the work. Options that only weigh the scores of a trained model
+need no training of their own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from dedn_hf import __version__
-from dedn_hf.data.features import IDENTITY_FILE
+from dedn_hf.data.features import BACKBONE, IDENTITY_FILE, PREPROCESSING
 from dedn_hf.data.tasks import test_task
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig
@@ -33,17 +33,16 @@ from dedn_hf.publish.saved import load_model
 from dedn_hf.studies.workers import worker_pool
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.experiment import RUN_FILE, Experiment, inputs_of, new_model, open_caches, run
-from dedn_hf.training.record import data_fingerprint
-from dedn_hf.training.settings import TrainingSettings, read_preset
+from dedn_hf.training.record import data_fingerprint, json_hash
+from dedn_hf.training.settings import WITHOUT_EFFECT, TrainingSettings, read_preset
 
 logger = logging.getLogger(__name__)
 
-# They weigh a trained model's scores and are in no loss; with nothing chosen by scores, they change no weight.
-OF_PREDICTION = ("coarse_weight", "region_weight", "calibration_bias")
+# These weigh a trained model's scores and are in no loss: where scores choose nothing, they change no weight.
+PREDICTION_OPTIONS = ("coarse_weight", "region_weight", "calibration_bias")
 LOCK_FILE = ".lock"
-WITHOUT_EFFECT = ("num_workers", "checkpoint_every", "tracker")
-OF_FEATURES = {
-    "model": ("backbone", "backbone_kwargs", "feature_source", "image_size", "image_mean", "image_std", "crop_pct"),
+FEATURE_OPTIONS = {
+    "model": BACKBONE + PREPROCESSING,
     "training": ("feature_precision", "augmentation", "crop_scale", "jitter"),
 }
 DEFAULTS = {  # where they are not those of DEDNConfig
@@ -75,7 +74,8 @@ class Study:
         axis: what the variants' names are numbers of, where they are numbers; else None.
 
     Raises:
-        ValueError: a reference that is no variant, changes that are none, names along an axis that are no numbers.
+        ValueError: a reference that is not a variant, changes that are not a mapping, names along an axis that are not
+            numbers.
     """
 
     title: str
@@ -89,7 +89,7 @@ class Study:
         self.reference = str(self.reference)
         if self.reference not in self.variants:
             raise ValueError(
-                f"The reference {self.reference!r} is no variant; there are {', '.join(self.variants) or 'none'}."
+                f"The reference {self.reference!r} is not a variant; there are {', '.join(self.variants) or 'none'}."
             )
         for name, changes in {"common": self.common, **self.variants}.items():
             if not isinstance(changes, dict) or not all(isinstance(part, dict) for part in changes.values()):
@@ -115,7 +115,7 @@ class Study:
             return cls(**content)
         except (yaml.YAMLError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"{path} is no study: {error} It needs title, reference and variants, and may have common and axis."
+                f"{path} is not a study: {error} It needs title, reference and variants, and may have common and axis."
             ) from error
 
 
@@ -180,12 +180,12 @@ def make_plan(
             if data not in fingerprints:
                 fingerprints[data] = data_fingerprint(*Experiment.from_preset(preset).load(False))
             prediction = prediction_options(normal)
-            key = hash_of([without_defaults(without(normal, prediction)), fingerprints[data]])
+            key = json_hash([without_defaults(without(normal, prediction)), fingerprints[data]])
             if key not in by_key:
                 cache = None if normal["training"]["train_backbone"] else features_folder(features, preset, base)
                 folder = output / "runs" / key
                 by_key[key] = Training(f"{name}, seed {seed}", preset, cache, fingerprints[data], folder, {}, cpu)
-            file = output / "predictions" / f"{hash_of([key, prediction])}.npz"
+            file = output / "predictions" / f"{json_hash([key, prediction])}.npz"
             by_key[key].predictions[file] = prediction
             predictions[name][seed] = file
     # Seed by seed: what is finished first can be compared.
@@ -223,7 +223,7 @@ def prediction_options(normal: dict) -> dict:
     """The options that can change after training; none where the scores chose something."""
     if normal["training"]["select_on"] != "last":
         return {}
-    return {name: normal["model"][name] for name in OF_PREDICTION}
+    return {name: normal["model"][name] for name in PREDICTION_OPTIONS}
 
 
 def without(normal: dict, options: dict) -> dict:
@@ -241,23 +241,18 @@ def without_defaults(normal: dict) -> dict:
     return {**normal, **changed}
 
 
-def hash_of(content: object) -> str:
-    """16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def features_folder(folder: Path | None, preset: dict, base: dict) -> Path | None:
     """`folder` for features as of the base preset, a subfolder for others."""
 
     def relevant(of: dict) -> list:
-        values = [of[section].get(key) for section, keys in OF_FEATURES.items() for key in keys]
+        values = [of[section].get(key) for section, keys in FEATURE_OPTIONS.items() for key in keys]
         pretrained = of["model"].get("pretrained", True)
         start = pretrained or of["training"].get("seed", 0)  # a random backbone is another one for every seed
         return [*values, start, of["data"]]
 
     if folder is None or relevant(preset) == relevant(base):
         return folder
-    return folder / f"{preset['model'].get('backbone')}-{hash_of(relevant(preset))}"
+    return folder / f"{preset['model'].get('backbone')}-{json_hash(relevant(preset))}"
 
 
 def execute(plan: Plan, jobs: int = 1) -> dict[Path, str]:
@@ -275,7 +270,7 @@ def execute(plan: Plan, jobs: int = 1) -> dict[Path, str]:
     done = len(plan.trainings) - len(waiting)
     print(f"{len(plan.trainings)} trainings, {done} of them done before.")
     failed = {}
-    for number, (training, seconds, error) in enumerate(work(waiting, jobs), start=done + 1):
+    for number, (training, seconds, error) in enumerate(train_missing(waiting, jobs), start=done + 1):
         end = "" if error is None else f"  FAILED, see {training.folder / 'log.txt'}: {error.splitlines()[-1]}"
         print(f"[{number}/{len(plan.trainings)}] {training.name}: {seconds:.0f} s{end}", flush=True)
         if error is not None:
@@ -283,23 +278,23 @@ def execute(plan: Plan, jobs: int = 1) -> dict[Path, str]:
     return failed
 
 
-def work(waiting: Sequence[Training], jobs: int) -> Iterator[tuple[Training, float, str | None]]:
+def train_missing(waiting: Sequence[Training], jobs: int) -> Iterator[tuple[Training, float, str | None]]:
     """Each training with its seconds and its error, as they finish; those that another command is doing come last."""
     elsewhere = []
-    for training, seconds, error in attempt(waiting, jobs, wait=False):
+    for training, seconds, error in train_all(waiting, jobs, wait=False):
         if seconds is None:
             elsewhere.append(training)
         else:
             yield training, seconds, error
     if elsewhere:
         print(f"Another command is doing {len(elsewhere)} of them: waiting for it.", flush=True)
-        yield from attempt(elsewhere, jobs, wait=True)
+        yield from train_all(elsewhere, jobs, wait=True)
 
 
-def attempt(
+def train_all(
     trainings: Sequence[Training], jobs: int, wait: bool
 ) -> Iterator[tuple[Training, float | None, str | None]]:
-    """What `train_and_predict` gives, as they finish."""
+    """`train_and_predict` of each training, as they finish."""
     if jobs == 1:
         yield from (train_and_predict(training, wait) for training in trainings)
         return
@@ -319,19 +314,15 @@ def prepare_features(waiting: Sequence[Training]) -> None:
     """Make the feature caches that are not there, with all cores: the trainings would have to wait for them."""
     missing = {t.features: t for t in waiting if t.features and not (t.features / IDENTITY_FILE).exists()}
     for training in missing.values():
-        experiment, settings, accelerator = opened(training)
+        experiment, settings, accelerator = parts_of(training)
         _, table = experiment.load(False)
         open_caches(experiment, new_model(experiment, table, settings), settings, accelerator)
 
 
-def opened(training: Training) -> tuple[Experiment, TrainingSettings, Accelerator]:
-    """What `run` needs."""
+def parts_of(training: Training) -> tuple[Experiment, TrainingSettings, Accelerator]:
+    """What `run` takes, but for the folder."""
     settings = TrainingSettings.from_dict(training.preset["training"])
-    accelerator = Accelerator(
-        cpu=training.cpu,
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-    )
+    accelerator = Accelerator(cpu=training.cpu, mixed_precision=settings.mixed_precision)
     experiment = Experiment.from_preset(training.preset, training.features, training.fingerprint)
     return experiment, settings, accelerator
 
@@ -356,7 +347,7 @@ def train_and_predict(training: Training, wait: bool = True) -> tuple[Training, 
         if training.done():
             return training, time.perf_counter() - start, None
         try:
-            experiment, settings, accelerator = opened(training)
+            experiment, settings, accelerator = parts_of(training)
             if not (training.folder / RUN_FILE).exists():
                 run(experiment, settings, training.folder, accelerator)
                 accelerator.free_memory()

@@ -9,7 +9,7 @@ from threading import Thread
 def worker_pool(count: int) -> ProcessPoolExecutor:
     """`count` fresh processes that exit when their parent is gone.
 
-    Else the workers of a killed command would go on with their tasks, and then wait for others for ever.
+    Otherwise the workers of a killed command would finish their tasks, and then wait for others for ever.
     """
     return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=end_with_parent)
 

@@ -50,7 +50,9 @@ def require_supported(settings: TrainingSettings, accelerator: Accelerator) -> N
     if not accelerator.is_fsdp2:
         raise ValueError("FSDP 1 cannot train part of a model. Set fsdp_version: 2 in the file for accelerate launch.")
     if accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
-        raise ValueError("fsdp_cpu_ram_efficient_loading loses the class table, which is no weight. Set it to false.")
+        raise ValueError(
+            "fsdp_cpu_ram_efficient_loading loses the class table, which is not a weight. Set it to false."
+        )
     if accelerator.state.fsdp_plugin.min_num_params is not None:
         raise ValueError(
             "SIZE_BASED_WRAP may shard parts of the backbone that timm uses without calling them. Set "
@@ -69,7 +71,7 @@ def configure_sharding(settings: TrainingSettings, accelerator: Accelerator) -> 
         accelerator.deepspeed_plugin.deepspeed_config.update(
             train_micro_batch_size_per_gpu=share,
             gradient_accumulation_steps=steps,
-            train_batch_size=share * steps * accelerator.num_processes,  # else that of the training before
+            train_batch_size=share * steps * accelerator.num_processes,  # otherwise that of the training before
             gradient_clipping=settings.max_grad_norm or 0.0,
         )
     elif accelerator.distributed_type == DistributedType.FSDP:

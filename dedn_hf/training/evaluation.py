@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
-from dedn_hf.data.transforms import as_it_is
+from dedn_hf.data.transforms import already_batched
+from dedn_hf.data.workers import outlive_signals
 from dedn_hf.metrics.scores import gzsl_scores
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def predict(
     Returns:
         N x K float32 and N.
     """
-    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=as_it_is)
+    loader = DataLoader(
+        data, batch_size, num_workers=num_workers, collate_fn=already_batched, worker_init_fn=outlive_signals
+    )
     # Not accelerator.prepare: it would keep every loader, and write each into the checkpoints.
     loader = prepare_data_loader(loader, accelerator.device, put_on_device=True)
     was_training = model.training

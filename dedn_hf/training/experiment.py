@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from dedn_hf.data.features import FeatureCache
 from dedn_hf.data.loading import load
@@ -24,12 +23,19 @@ from dedn_hf.data.transforms import evaluation_transform, training_transform
 from dedn_hf.metrics.scores import calibrate, gzsl_scores
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
-from dedn_hf.modeling.saving import whole_file
 from dedn_hf.publish.card import write_card
 from dedn_hf.training.distributed import require_supported, save_model
 from dedn_hf.training.loop import fit
-from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use
-from dedn_hf.training.record import Stopwatch, backbone_hash, count_images, describe_data, describe_model, surroundings
+from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use, write_json
+from dedn_hf.training.record import (
+    Stopwatch,
+    backbone_hash,
+    count_images,
+    data_fingerprint,
+    describe_data,
+    describe_model,
+    surroundings,
+)
 from dedn_hf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -51,8 +57,8 @@ class Experiment:
         load: `load(validation)` gives the splits and the table of that variant, as `dedn_hf.data.load`.
         build: a new model for an attribute table.
         features: folder of the feature cache (made if absent), or None to decode images in every epoch.
-        describe: anything JSON can hold that belongs into run.json, such as the preset.
-        fingerprint: `data_fingerprint` of the data, where it is known already; else the run computes it.
+        describe: what else to write to run.json, such as the preset; anything that JSON can hold.
+        fingerprint: `data_fingerprint` of the data, where it is known already; otherwise the run computes it.
     """
 
     load: Callable[[bool], tuple[datasets.DatasetDict, AttributeTable]]
@@ -65,9 +71,9 @@ class Experiment:
     def from_preset(
         cls, preset: dict, features: str | Path | None = None, fingerprint: dict[str, str] | None = None
     ) -> Experiment:
-        """What a preset describes, in the words of `read_preset`; run.json will hold it without this machine's paths.
+        """What a preset describes, as `read_preset` gives it; run.json holds it without this machine's paths.
 
-        Raises ValueError for an option that no model has: it would be ignored, and the run be another than was meant.
+        Raises ValueError for an option that no model has: ignored, it would make this another run than was meant.
         """
         data, model = preset["data"], preset["model"]
         known = [*inspect.signature(DEDNForZeroShot.from_timm).parameters, *inspect.get_annotations(DEDNConfig)]
@@ -134,36 +140,49 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     """What `run` does once it has the folder for itself."""
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
+    splits, table = experiment.load(False)
+    experiment = replace(experiment, fingerprint=fingerprint_of(experiment, splits, table, accelerator))
     bias = 0.0
     if settings.select_on == "val":
         record["selection"], settings, bias = select(experiment, settings, output, accelerator)
         stopwatch.lap("selection")
-    splits, table = experiment.load(False)
-    task = test_task(splits, table)
+    task = replace(test_task(splits, table), fingerprint=experiment.fingerprint)
     model = new_model(experiment, table, settings)
     start = backbone_hash(model)
     model.config.calibration_bias += bias  # it was chosen on top of what the settings give
     caches = open_caches(experiment, model, settings, accelerator)
-    keeper = Best(output, accelerator, keep_best=settings.select_on == "test")
-    final = TrainingSettings.from_dict(settings.to_dict())
-    if settings.select_on != "test":
-        final.evaluate_every = final.epochs
+    choosing = settings.select_on == "test"
+
+    def save(evaluated: torch.nn.Module, epoch: dict, _predictions: tuple) -> None:
+        if epoch["best_so_far"] or not choosing:
+            save_model(evaluated, output, accelerator)
+
+    final = settings if choosing else replace(settings, evaluate_every=settings.epochs)
     inputs, checkpoints = inputs_of(task, model, settings, caches), output / CHECKPOINTS
-    history = fit(model, task, inputs, final, accelerator, checkpoints, keeper)
+    progress = fit(model, task, inputs, final, accelerator, checkpoints, on_evaluation=save)
     stopwatch.lap("training")
-    chosen = history.best() if settings.select_on == "test" else history.epochs[-1]
-    record.update(results=chosen, history=history.epochs, calibration_bias=model.config.calibration_bias)
-    record.update(surroundings(accelerator), time=stopwatch.record)
-    record.update(settings=settings.to_dict(), experiment=experiment.describe)
-    record.update(cached_features=experiment.features is not None)
-    data = describe_data(splits, table, experiment.describe, experiment.fingerprint)
-    record.update(data=data, model={**describe_model(model, output, accelerator), "backbone_start": start})
+    chosen = progress.best() if choosing else progress.epochs[-1]
+    record.update(results=chosen, history=progress.epochs, calibration_bias=model.config.calibration_bias)
+    record.update(surroundings(accelerator), time=stopwatch.record, settings=settings.to_dict())
+    record.update(experiment=experiment.describe, cached_features=experiment.features is not None)
+    record["data"] = describe_data(splits, table, experiment.describe, experiment.fingerprint)
+    record["model"] = {**describe_model(model, output, accelerator), "backbone_start": start}
     if accelerator.is_main_process:
         table.save(output)
         write_card(output, [record])
         write_json(output / RUN_FILE, record)  # last: it says that the folder is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
     return record
+
+
+def fingerprint_of(
+    experiment: Experiment, splits: datasets.DatasetDict, table: AttributeTable, accelerator: Accelerator
+) -> dict[str, str]:
+    """The data's fingerprint, as given or computed by the main process: it reads every image."""
+    found = [experiment.fingerprint]
+    if accelerator.is_main_process and found[0] is None:
+        found = [data_fingerprint(splits, table)]
+    return broadcast_object_list(found)[0]
 
 
 def select(
@@ -177,23 +196,23 @@ def select(
         The record of the selection, the settings for the final training, the calibration bias.
     """
     splits, table = experiment.load(True)
-    task = validation_task(splits, table)
+    task = replace(validation_task(splits, table), fingerprint=experiment.fingerprint)
     model = new_model(experiment, task.table, settings)
     caches = open_caches(experiment, model, settings, accelerator)
 
-    def measure(_model, epoch: dict, predictions: tuple[np.ndarray, np.ndarray]) -> None:
-        if settings.calibrate:
-            bias = calibrate(*predictions, task.table.seen)
-            epoch.update(H_uncalibrated=epoch["H"], **calibrated_scores(*predictions, task.table.seen, bias))
-            epoch["calibration_bias"] = bias
+    def calibrated(scores: dict, logits: np.ndarray, labels: np.ndarray) -> dict:
+        if not settings.calibrate:
+            return scores
+        bias = calibrate(logits, labels, task.table.seen)
+        better = calibrated_scores(logits, labels, task.table.seen, bias)
+        return {**scores, **better, "H_uncalibrated": scores["H"], "calibration_bias": bias}
 
     inputs = inputs_of(task, model, settings, caches)
-    history = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, measure)
-    chosen = history.best() if settings.schedule == "constant" else history.epochs[-1]
+    progress = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, rescore=calibrated)
+    chosen = progress.best() if settings.schedule == "constant" else progress.epochs[-1]
     accelerator.free_memory()  # the next model needs the room
-    final = TrainingSettings.from_dict({**settings.to_dict(), "epochs": chosen["epoch"]})
-    record = {"chosen": chosen, "history": history.epochs, "images": count_images(splits)}
-    return record, final, chosen.get("calibration_bias", 0.0)
+    record = {"chosen": chosen, "history": progress.epochs, "images": count_images(splits)}
+    return record, replace(settings, epochs=chosen["epoch"]), chosen.get("calibration_bias", 0.0)
 
 
 def compute_deterministically(device: torch.device) -> None:
@@ -255,20 +274,3 @@ def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, ca
 def augmentation_of(settings: TrainingSettings) -> dict:
     """Arguments of `training_transform`."""
     return {name: getattr(settings, name) for name in ("augmentation", "crop_scale", "jitter")}
-
-
-class Best:
-    """Saves the model after an evaluation: the last one, or the one with the highest H so far."""
-
-    def __init__(self, folder: Path, accelerator: Accelerator, keep_best: bool) -> None:
-        self.folder, self.accelerator, self.keep_best = folder, accelerator, keep_best
-
-    def __call__(self, model: torch.nn.Module, epoch: dict, predictions: tuple) -> None:
-        if epoch["best_so_far"] or not self.keep_best:
-            save_model(model, self.folder, self.accelerator)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """The file is whole or absent."""
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -8,12 +8,22 @@ from pathlib import Path
 import yaml
 from accelerate import Accelerator
 
+from dedn_hf.data.features import IDENTITY_FILE, FeatureCache
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.training.experiment import Experiment, inputs_of, open_caches
 from dedn_hf.training.settings import TrainingSettings
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name a data set and its feature cache, for `data_options` and `inputs_from`."""
+    parser.add_argument("--data", required=True, help="cub, sun, awa2, folder, shapes, or a prepared folder")
+    parser.add_argument("--data-dir", help="folder of the images")
+    parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other options of the data set")
+    parser.add_argument("--features-dir", help="feature cache of the frozen backbone, made if it is not there")
 
 
 def data_options(arguments: argparse.Namespace) -> dict:
@@ -39,19 +49,24 @@ def require_same_classes(model: DEDNForZeroShot, table: AttributeTable) -> None:
             raise ValueError(
                 f"The model does not know the class {name!r} of the data.{near_names(name, seen_by_model)}"
             )
-        if seen_by_model[name] and not seen:
+        if seen_by_model[name] != seen:
+            trained, here = ("trained", "unseen") if seen_by_model[name] else ("not trained", "seen")
             raise ValueError(
-                f"The model was trained on the class {name!r}, which counts as unseen here: no zero-shot "
-                "result. Use the split that the model was trained for."
+                f"The model was {trained} on the class {name!r}, which counts as {here} here: no zero-shot result. "
+                "Use the split that the model was trained for."
             )
 
 
 def inputs_from(
     model: DEDNForZeroShot, task: Task, data: dict, folder: str | None, accelerator: Accelerator
 ) -> Inputs:
-    """Batches of cached features where a folder is given, else of images."""
-    experiment = Experiment(
-        lambda validation: load(validation=validation, **data), None, features=Path(folder) if folder else None
-    )
-    settings = TrainingSettings()
+    """Batches of cached features where a folder is given, else of images.
+
+    A cache that is there is used in the precision it was made with.
+    """
+    experiment, settings = Experiment(lambda validation: load(validation=validation, **data), None), TrainingSettings()
+    if folder:
+        experiment.features = Path(folder)
+        if (experiment.features / IDENTITY_FILE).exists():
+            settings = TrainingSettings(feature_precision=FeatureCache(folder).identity["precision"])
     return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))

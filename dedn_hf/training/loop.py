@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import send_to_device
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -20,32 +21,19 @@ from transformers import get_scheduler
 
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.sampling import Batches
-from dedn_hf.data.transforms import as_it_is
+from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import explained_worker_death, outlive_signals
-from dedn_hf.training.checkpoint import Checkpoint, Progress
+from dedn_hf.metrics.scores import SCORES
+from dedn_hf.training.checkpoint import Checkpoint, Progress, seed_epoch
 from dedn_hf.training.distributed import configure_sharding, joint_loss, require_supported, synchronise_batch_norm
 from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.record import checkpoint_identity
 from dedn_hf.training.settings import TrainingSettings
 from dedn_hf.training.stopping import StopSignals
 
 if TYPE_CHECKING:
     from dedn_hf.data.tasks import Inputs, Task
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
-
-
-@dataclass
-class History:
-    """What happened in each epoch: 'epoch' (1, 2, ...), 'loss' and, where evaluated, the scores of `evaluate`."""
-
-    epochs: list[dict] = field(default_factory=list)
-
-    def highest(self) -> float:
-        """The highest H so far, -1 before the first evaluation."""
-        return max((epoch["H"] for epoch in self.epochs if "H" in epoch), default=-1.0)
-
-    def best(self) -> dict:
-        """The evaluated epoch with the highest H (the earliest of equals)."""
-        return max((epoch for epoch in self.epochs if "H" in epoch), key=lambda epoch: epoch["H"])
 
 
 def fit(
@@ -56,7 +44,8 @@ def fit(
     accelerator: Accelerator,
     folder: Path,
     on_evaluation: Callable[[torch.nn.Module, dict, tuple], None] | None = None,
-) -> History:
+    rescore: Callable[[dict, np.ndarray, np.ndarray], dict] | None = None,
+) -> Progress:
     """Train `model` in place, and evaluate it on the task's 'seen' and 'unseen' splits.
 
     Ctrl-C or SIGTERM ends it after the current step, with a checkpoint; a second one at once. What was prepared with
@@ -66,46 +55,53 @@ def fit(
         folder: checkpoints go there; training goes on from the last one that is there.
         on_evaluation: called on every process with the evaluated model (as prepared: see `distributed.save_model`),
             the epoch's record, and logits and labels.
+        rescore: takes scores, logits (N x K) and labels (N) of an evaluation and gives the scores to record and to
+            choose the best epoch by.
+
+    Returns:
+        The records of all epochs.
 
     Raises:
-        ValueError: a damaged checkpoint, one of other settings, settings that do not go with how processes share the
-            model.
-        FloatingPointError: the loss is no finite number. ChildProcessError: a worker that loads images died.
+        ValueError: a damaged checkpoint, one of other settings, model options or data, settings that do not go with
+            how processes share the model.
+        FloatingPointError: the loss is not a finite number. ChildProcessError: a worker that loads images died.
         OSError: a checkpoint cannot be written. KeyboardInterrupt, SystemExit: after Ctrl-C, SIGTERM.
     """
-    if accelerator._models:
-        accelerator.free_memory()  # and not always, because it collects garbage
+    accelerator.free_memory()
     require_supported(settings, accelerator)
+    identity = checkpoint_identity(settings, model, task)
     training = prepare(model, task, inputs, settings, accelerator)
-    checkpoint = Checkpoint(accelerator, folder, settings, task.name, training.beside_the_model())
+    path = Path(folder) / f"checkpoint-{task.name}"
+    checkpoint = Checkpoint(accelerator, path, settings, identity, training.extra_states())
     progress = checkpoint.resume()
-    history = History(progress.epochs)
     with StopSignals(accelerator, enabled=settings.checkpoint_every > 0) as stop, explained_worker_death():
-        for epoch in range(len(history.epochs) + 1, settings.epochs + 1):
-            # Seeding by epoch makes a resumed run draw what an uninterrupted one draws.
-            set_seed(settings.seed * 10_000 + epoch, device_specific=True)
-            if progress.step:
-                checkpoint.restore_random_state()
+        for epoch in range(len(progress.epochs) + 1, settings.epochs + 1):
+            if not progress.step:  # otherwise the checkpoint has restored the random generators
+                seed_epoch(settings, epoch)
             for _ in training.steps(epoch, progress):
                 if stop.wanted():
                     checkpoint.save(progress)
                     stop.leave()
             record = {"epoch": epoch, "loss": training.mean_loss(progress)}
             if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
-                scores, *predictions = evaluate(training.evaluated, inputs, task.table.seen, accelerator)
-                record.update(scores, best_so_far=scores["H"] > history.highest())
+                scores, logits, labels = evaluate(
+                    training.evaluated, inputs, task.table.seen, accelerator, num_workers=settings.num_workers
+                )
+                if rescore:
+                    scores = rescore(scores, logits, labels)
+                record.update(scores, best_so_far=scores["H"] > progress.highest())
                 if on_evaluation:
-                    on_evaluation(training.evaluated, record, predictions)
-            history.epochs.append(record)
+                    on_evaluation(training.evaluated, record, (logits, labels))
+            progress = Progress([*progress.epochs, record])
             report(accelerator, settings, task, record)
-            progress, stopping = Progress(history.epochs), stop.wanted(at_once=True)
-            if stopping or checkpoint.due(history.epochs):
+            stopping = stop.wanted(at_once=True)
+            if stopping or checkpoint.due(progress.epochs):
                 checkpoint.save(progress)
             if stopping:
                 stop.leave()
     if training.average:
         accelerator.unwrap_model(training.model).load_state_dict(training.average.module.state_dict())
-    return history
+    return progress
 
 
 @dataclass
@@ -128,8 +124,8 @@ class Training:
         """The model to evaluate: the average where there is one."""
         return self.average.module if self.average else self.model
 
-    def beside_the_model(self) -> list:
-        """What else has a state that a checkpoint must hold."""
+    def extra_states(self) -> list:
+        """What has a state that a checkpoint must hold, besides model and optimizer."""
         return [self.scheduler, *([self.average] if self.average else [])]
 
     def mean_loss(self, progress: Progress) -> float:
@@ -138,7 +134,7 @@ class Training:
         return self.accelerator.reduce(mean, "mean").item()
 
     def steps(self, epoch: int, progress: Progress) -> Iterator[None]:
-        """Train for what is left of an epoch, writing down the progress; stops over after every optimizer step."""
+        """Train for what is left of an epoch, updating `progress`; yields after every optimizer step."""
         accelerator, settings = self.accelerator, self.settings
         self.batches.set_epoch(epoch, skip=progress.step)
         self.model.train()
@@ -154,7 +150,7 @@ class Training:
                 loss = joint_loss(output, self.calibration_weight, share, accelerator)
                 value = loss.item()
                 if not math.isfinite(value):
-                    raise FloatingPointError(not_finite(value, epoch, step, self.suspects(step, batch)))
+                    raise FloatingPointError(not_finite(value, epoch, step, self.images_of(step, batch)))
                 accelerator.backward(loss)
                 if complete and settings.max_grad_norm is not None:
                     accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm)
@@ -172,8 +168,8 @@ class Training:
         title, silent = f"{self.task.name} {epoch}/{self.settings.epochs}", not self.accelerator.is_local_main_process
         return tqdm(self.loader, title, len(self.batches), leave=False, disable=silent, initial=done)
 
-    def suspects(self, step: int, batch: dict) -> str:
-        """The images of this process's batch; where the input itself is no number, those images alone."""
+    def images_of(self, step: int, batch: dict) -> str:
+        """A sentence that names the images of this process's batch, or only those that are not finite."""
         indices = next(islice(iter(self.batches), step - 1 - self.batches.skip, None))
         images = self.task.images.get("train")
         names = [f"image {index}" for index in indices]
@@ -183,7 +179,7 @@ class Training:
         finite = torch.isfinite(values.flatten(1)).all(dim=1).tolist()
         broken = [name for name, whole in zip(names, finite, strict=True) if not whole]
         if broken:
-            return f"The input itself holds what is no number, in {abbreviate(broken)}: replace or remove that."
+            return f"The input itself is not finite, in {abbreviate(broken)}: replace or remove that."
         return f"The batch: {abbreviate(names, 50)}."
 
 
@@ -219,9 +215,11 @@ def training_loader(inputs: Inputs, task: Task, settings: TrainingSettings, acce
     )
     workers = {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
     workers["worker_init_fn"] = outlive_signals
-    # A generator of its own: else the loader takes numbers from the one that dropout uses, more or fewer with workers.
+    # A generator of its own, so that the loader draws none of the numbers that dropout uses.
     generator = torch.Generator()
-    loader = DataLoader(inputs("train"), batch_sampler=batches, collate_fn=as_it_is, generator=generator, **workers)
+    loader = DataLoader(
+        inputs("train"), batch_sampler=batches, collate_fn=already_batched, generator=generator, **workers
+    )
     return loader, batches
 
 
@@ -260,10 +258,10 @@ def build_average(
     return AveragedModel(model, device, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=False)
 
 
-def not_finite(loss: float, epoch: int, step: int, suspects: str) -> str:
-    """What to say of a loss that is no number."""
+def not_finite(loss: float, epoch: int, step: int, images: str) -> str:
+    """The message for a loss that is not a finite number."""
     return (
-        f"The loss is {loss} at epoch {epoch}, step {step}. {suspects} Try a lower learning_rate, max_grad_norm=1, or "
+        f"The loss is {loss} at epoch {epoch}, step {step}. {images} Try a lower learning_rate, max_grad_norm=1, or "
         "mixed_precision='no'. The last checkpoint is from before."
     )
 
@@ -274,6 +272,6 @@ def report(accelerator: Accelerator, settings: TrainingSettings, task: Task, rec
     if settings.tracker:
         values = {f"{task.name}/{key}": value for key, value in numbers.items() if key != "epoch"}
         accelerator.log(values, step=record["epoch"])
-    scores = "  ".join(f"{key} {100 * numbers[key]:.1f}" for key in ("T1", "U", "S", "H") if key in numbers)
+    scores = "  ".join(f"{key} {100 * numbers[key]:.1f}" for key in list(SCORES)[:-1] if key in numbers)
     if accelerator.is_local_main_process:
         tqdm.write(f"{task.name} epoch {record['epoch']:3d}/{settings.epochs}  loss {record['loss']:.4f}  {scores}")

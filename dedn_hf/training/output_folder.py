@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
+
+from dedn_hf.modeling.saving import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,12 @@ def require_unfinished(folder: Path) -> None:
     if (folder / RUN_FILE).exists():
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # where it was killed as the very last thing
         raise FileExistsError(f"{folder} holds a finished run. Give another output folder, or delete that one.")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a file that is whole or absent."""
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def require_writable(folder: Path) -> None:

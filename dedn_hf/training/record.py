@@ -12,6 +12,7 @@ from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
@@ -24,6 +25,10 @@ from dedn_hf import __version__, modeling
 from dedn_hf.data.features import weights_hash
 from dedn_hf.modeling.attribute_table import ROLES, AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+from dedn_hf.training.settings import WITHOUT_EFFECT, TrainingSettings
+
+if TYPE_CHECKING:
+    from dedn_hf.data.tasks import Task
 
 
 class Stopwatch:
@@ -122,6 +127,39 @@ def data_fingerprint(splits: datasets.DatasetDict, table: AttributeTable) -> dic
     return {**found, "table": table_hash(table)}
 
 
+def checkpoint_identity(settings: TrainingSettings, model: DEDNForZeroShot, task: Task) -> dict[str, object]:
+    """All that the result of a training depends on, 'model.margin' -> 3; a checkpoint of anything else is refused.
+
+    Call it before the model is prepared: it takes the hash of the backbone's first weights.
+    """
+    data = {
+        f"{split} split": json_hash([labels.tolist(), files_of(task, split)]) for split, labels in task.labels.items()
+    }
+    return {
+        **{f"training.{key}": v for key, v in settings.to_dict().items() if key not in WITHOUT_EFFECT},
+        **{f"model.{key}": value for key, value in model_options(model).items()},
+        "model.backbone's first weights": backbone_hash(model),
+        **{f"data: {key}": value for key, value in data.items()},
+        "data: class table": table_hash(task.table),
+        **{f"data: images of {key}": value for key, value in task.fingerprint.items() if key != "table"},
+    }
+
+
+def files_of(task: Task, split: str) -> list[str]:
+    """The names of a split's images; none where it has feature maps only."""
+    return list(task.images[split]["file"]) if split in task.images else []
+
+
+def model_options(model: DEDNForZeroShot) -> dict[str, object]:
+    """The model's configuration without what every transformers model has."""
+    return {name: getattr(model.config, name) for name in type(model.config).__annotations__}
+
+
+def json_hash(content: object) -> str:
+    """The first 16 hexadecimal digits of a SHA-256 of the content as JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def table_hash(table: AttributeTable) -> str:
     """Of all that an attribute table holds, 16 hexadecimal digits."""
     lists = [table.class_names, table.attribute_names, table.attribute_groups, table.roles]
@@ -141,12 +179,12 @@ def describe_data(
     splits: datasets.DatasetDict,
     table: AttributeTable,
     describe: dict | None,
-    fingerprint: dict[str, str] | None = None,
+    fingerprint: dict[str, str],
 ) -> dict:
-    """Name, builder, variant, classes, images and fingerprint (computed, unless given) of a data set, for run.json.
+    """Name, builder, variant, classes, images and fingerprint of a data set, for run.json.
 
-    What the data call themselves goes before what the settings call them. The builder tells a benchmark from a folder
-    of Parquet files that somebody has given its name.
+    The name that the data have themselves takes precedence over the one in the settings. The builder tells a benchmark
+    from a folder of Parquet files with the same name.
     """
     info = splits["train"].info
     return {
@@ -155,7 +193,7 @@ def describe_data(
         "variant": info.config_name,
         "images": count_images(splits),
         "classes": {role: table.roles.count(role) for role in ROLES},
-        "fingerprint": fingerprint or data_fingerprint(splits, table),
+        "fingerprint": fingerprint,
         "unseen_classes": [name for name, seen in zip(table.class_names, table.seen, strict=True) if not seen],
     }
 
@@ -172,7 +210,7 @@ def describe_model(model: DEDNForZeroShot, folder: Path, accelerator: Accelerato
         counts["trained"] += parameter.numel() * parameter.requires_grad
     names = ("attribute_names", "attribute_groups")
     return {
-        "config": {name: getattr(config, name) for name in type(config).__annotations__ if name not in names},
+        "config": {name: value for name, value in model_options(model).items() if name not in names},
         "attribute_groups": dict(Counter(config.attribute_groups)),
         "parameters": dict(counts),
         "weights": broadcast_object_list(saved)[0],

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 from dedn_hf.modeling.attribute_table import near_names
 
-CHOICES = {
-    "optimizer": ("rmsprop", "adamw"),
-    "sampling": ("class_balanced", "uniform"),
-    "schedule": ("constant", "cosine", "linear"),
-    "select_on": ("val", "test", "last"),
-    "augmentation": ("none", "flip", "crop"),
-    "mixed_precision": ("no", "bf16", "fp16"),
-    "feature_precision": ("float32", "bfloat16"),
-}
+WITHOUT_EFFECT = ("num_workers", "checkpoint_every", "tracker")  # on the result
 
 
 @dataclass
@@ -58,8 +51,8 @@ class TrainingSettings:
 
     epochs: int = 20
     batch_size: int = 50
-    sampling: str = "class_balanced"
-    optimizer: str = "rmsprop"
+    sampling: Literal["class_balanced", "uniform"] = "class_balanced"
+    optimizer: Literal["rmsprop", "adamw"] = "rmsprop"
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
     momentum: float = 0.9
@@ -67,19 +60,19 @@ class TrainingSettings:
     backbone_learning_rate: float = 1e-4
     frozen_stages: list[str] = field(default_factory=list)
     freeze_batch_norm: bool = False
-    schedule: str = "constant"
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup: float = 0.0
     gradient_accumulation_steps: int = 1
     max_grad_norm: float | None = None
-    mixed_precision: str = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     ema_decay: float | None = None
-    augmentation: str = "none"
+    augmentation: Literal["none", "flip", "crop"] = "none"
     crop_scale: float = 0.4
     jitter: float = 0.0
     feature_views: int = 1
-    feature_precision: str = "float32"
+    feature_precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
-    select_on: str = "val"
+    select_on: Literal["val", "test", "last"] = "val"
     calibrate: bool = False
     evaluate_every: int = 1
     seed: int = 0
@@ -89,13 +82,8 @@ class TrainingSettings:
     tracker: str | None = None
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
-        for f in fields(self):
-            kind, optional = {"int": int, "float": float}.get(f.type.removesuffix(" | None")), f.type.endswith("None")
-            if kind and not (optional and getattr(self, f.name) is None):
-                setattr(self, f.name, _number(f.name, getattr(self, f.name), kind))
+        for name, kind in get_type_hints(type(self)).items():
+            setattr(self, name, checked(name, getattr(self, name), kind))
         for name in ("epochs", "batch_size", "gradient_accumulation_steps", "evaluate_every", "feature_views"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
@@ -114,7 +102,7 @@ class TrainingSettings:
 
     @classmethod
     def from_dict(cls, values: dict) -> TrainingSettings:
-        """From a mapping; raises ValueError for a key that is none of the settings."""
+        """From a mapping; raises ValueError, with near names, for a key that is no setting."""
         known = [f.name for f in fields(cls)]
         for key in values:
             if key not in known:
@@ -126,8 +114,16 @@ class TrainingSettings:
         return asdict(self)
 
 
-def _number(name: str, value: object, kind: type) -> int | float:
-    """A setting as a number: YAML reads 1e-4 as text. Raises ValueError."""
+def checked(name: str, value: object, kind: type) -> object:
+    """A setting, numbers as what they are: YAML reads 1e-4 as text. Raises ValueError."""
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise ValueError(f"{name} is {value!r}; use one of {', '.join(get_args(kind))}.")
+    if type(None) in get_args(kind):
+        if value is None:
+            return None
+        kind = get_args(kind)[0]
+    if kind not in (int, float):
+        return value
     try:
         number = kind(value)
         if number == float(value):
@@ -152,7 +148,7 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
     try:
         preset = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {error}") from None
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
     sections = {"data": {}, "model": {}, "training": {}, "variants": {}}
     for section in preset:
         if section not in sections:

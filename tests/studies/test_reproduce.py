@@ -137,6 +137,14 @@ def test_a_number_that_differs_on_the_same_machine_is_no_reproduction(record, da
     assert "DIFFERS: 1 recorded numbers are not the same bits, first history.0.loss" in output
 
 
+def test_the_flag_of_the_best_epoch_is_not_compared_because_older_records_have_another(
+    record, data_dir, tmp_path, answering, capsys
+):
+    record["history"][-1]["best_so_far"] = record["results"]["best_so_far"] = False
+    assert reproduced(record, tmp_path, "--data-dir", data_dir) == 0
+    assert "to the last bit" in capsys.readouterr().out
+
+
 def test_other_weights_after_the_same_scores_are_noticed(record, data_dir, tmp_path, answering):
     record["model"]["weights"] = "0" * 64
     assert reproduced(record, tmp_path, "--data-dir", data_dir) == 1
@@ -227,7 +235,7 @@ def test_a_record_that_does_not_say_how_to_run_it_is_refused(record, tmp_path, c
     assert "Give the run.json of a finished run" in capsys.readouterr().err
     (tmp_path / "broken.json").write_text("{")
     assert main(["reproduce", str(tmp_path / "broken.json")]) == 2
-    assert "is no JSON" in capsys.readouterr().err
+    assert "is not JSON" in capsys.readouterr().err
 
 
 def changed(record: dict, name: str, value: object) -> dict:

@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -169,6 +169,33 @@ def test_variants_of_other_features_have_caches_of_their_own(config, tmp_path):
         assert all(folder.parent == folders[0] for folder in set(folders) - {folders[0]})
 
 
+@pytest.mark.parametrize(
+    ("option", "first", "second"),
+    [
+        ("backbone", "test_resnet", "test_vit"),
+        ("backbone_kwargs", None, {"in_chans": 3}),
+        ("feature_source", "stage", "head"),
+        ("image_size", 64, 96),
+        ("image_mean", [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]),
+        ("image_std", [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]),
+        ("interpolation", "bicubic", "bilinear"),
+        ("crop_pct", 1.0, 0.875),
+    ],
+)
+def test_whatever_changes_features_has_a_cache_of_its_own(config, tmp_path, option, first, second):
+    variants = Study("Features", "a", {"a": {"model": {option: first}}, "b": {"model": {option: second}}})
+    plan = make_plan(variants, config, ["model.pretrained=false"], [0], tmp_path, features=tmp_path / "features")
+    assert len({training.features for training in plan.trainings}) == 2
+
+
+def test_variants_of_other_interpolation_are_trained_on_caches_of_their_own(config, tmp_path):
+    kinds = {kind: {"model": {"interpolation": kind}} for kind in ("bicubic", "bilinear")}
+    plan = make_plan(
+        Study("x", "bicubic", kinds), config, [], [0], tmp_path / "out", features=tmp_path / "features", cpu=True
+    )
+    assert execute(plan) == {}
+
+
 def test_a_failure_stops_no_other_training_and_is_tried_again(config, tmp_path, monkeypatch, capsys):
     plan, real = make_plan(PARTS, config, [], [0], tmp_path / "out", cpu=True), study.run
 
@@ -185,20 +212,26 @@ def test_a_failure_stops_no_other_training_and_is_tried_again(config, tmp_path, 
     assert execute(plan) == {} and all(training.done() for training in plan.trainings)
 
 
-def test_what_another_command_is_training_is_left_to_it_and_taken_from_there(config, tmp_path, trained, capsys):
+def test_what_another_command_is_training_is_left_to_it_and_taken_from_there(config, tmp_path, trained, monkeypatch):
     mine, theirs = make_plan(PARTS, config, [], [0], tmp_path / "out", cpu=True).trainings
-    plan = Plan([theirs, mine], {})
+    plan, printed, waiting = Plan([theirs, mine], {}), [], Event()
+
+    def note(text: str, **_) -> None:
+        printed.append(text)
+        if "waiting for it" in text:
+            waiting.set()
+
+    monkeypatch.setattr(study, "print", note, raising=False)
     theirs.folder.mkdir(parents=True)
     with ThreadPoolExecutor(1) as pool, FileLock(theirs.folder / study.LOCK_FILE):
         found = pool.submit(execute, plan)
-        while not found.done() and not mine.done():
-            time.sleep(0.01)
+        assert waiting.wait(120)
         assert trained == [mine.folder]
         for file in theirs.predictions:
             file.write_bytes(b"theirs")
     assert found.result() == {} and trained == [mine.folder]
     assert [file.read_bytes() for file in theirs.predictions] == [b"theirs"]
-    assert "Another command is doing 1 of them: waiting for it." in capsys.readouterr().out
+    assert "Another command is doing 1 of them: waiting for it." in printed
 
 
 def test_what_a_killed_command_was_training_is_trained(config, tmp_path, trained):
@@ -214,12 +247,12 @@ def test_what_a_killed_command_was_training_is_trained(config, tmp_path, trained
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("title: x\nreference: full\nvariants: {part: {}}", "reference 'full' is no variant; there are part"),
+        ("title: x\nreference: full\nvariants: {part: {}}", "reference 'full' is not a variant; there are part"),
         ("title: x\nreference: a\nvariants: {a: {model: 3}}", "a: write {section: {key: value}}"),
         ("title: x\nvariants: {a: {}}", "missing.*'reference'.*It needs title, reference and variants"),
         ("title: x\nreference: a\naxis: weight\nvariants: {a: {}}", "could not convert string to float: 'a'"),
-        ("variants: [", "is no study"),
-        ("a list", "is no study"),
+        ("variants: [", "is not a study"),
+        ("a list", "is not a study"),
         ("title: x\nreference: a\nvariants: {a: {}, b: {}, b: {model: {margin: 0}}}", "'b' is there twice"),
     ],
 )

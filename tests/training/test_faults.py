@@ -207,7 +207,7 @@ def test_where_all_checkpoints_are_damaged_the_message_names_files_and_the_way_o
     with pytest.raises(ValueError) as refusal:
         fitted(accelerator, folder)
     said = str(refusal.value)
-    assert "checkpoint-tiny/model.safetensors is damaged: it has" in said
+    assert "checkpoint-tiny/model.safetensors is damaged: its checksum" in said
     assert "checkpoint-tiny.old/optimizer.bin is damaged: its checksum" in said
     assert f"Delete {folder}/checkpoint-tiny and {folder}/checkpoint-tiny.old: the training then starts again" in said
 
@@ -304,7 +304,7 @@ def test_a_loss_that_is_no_number_names_the_images_of_its_batch(accelerator, tmp
 def test_an_input_that_is_no_number_is_named_alone(accelerator, tmp_path):
     model, (task, inputs) = feature_model(), feature_task()
     inputs("train").features[11] = float("inf")
-    with pytest.raises(FloatingPointError, match="The input itself holds what is no number, in image 11: replace"):
+    with pytest.raises(FloatingPointError, match="The input itself is not finite, in image 11: replace"):
         fit(model, task, inputs, settings(), accelerator, tmp_path)
 
 

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType, load
+from accelerate.utils import DistributedType
 
 from dedn_hf.training.checkpoint import Checkpoint
 from dedn_hf.training.loop import fit
 from dedn_hf.training.settings import TrainingSettings
 from tests.forked import run_worker
 from tests.tiny_runs import feature_model, feature_task
+from tests.tiny_trainings import state_of
 from tests.training.test_distributed import TOLERANCE
 
 DIRECTIONS = {"1 to 2": (1, 2), "2 to 1": (2, 1)}
@@ -43,7 +44,7 @@ def test_what_goes_on_elsewhere_ends_with_the_weights_and_losses_of_what_was_nev
     assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
 
 
-# What is refused, and random numbers ---------------------------------------------------------------------------------
+# What is refused -----------------------------------------------------------------------------------------------------
 
 SETTINGS = TrainingSettings(epochs=1, batch_size=6, sampling="uniform")
 
@@ -66,20 +67,6 @@ def test_a_checkpoint_in_shares_is_not_taken_for_a_whole_one(sharding, name, acc
 def test_deepspeed_on_another_number_of_processes_is_refused_with_the_right_one(accelerator, tmp_path):
     checkpoint_of(accelerator, tmp_path, sharding="DEEPSPEED", totals=[1.0, 2.0])
     four = SimpleNamespace(distributed_type=DistributedType.DEEPSPEED, num_processes=4, is_main_process=True)
+    identity = state_of(tmp_path)["identity"]
     with pytest.raises(ValueError, match="2 processes with DeepSpeed, which cannot go on with 4. Start 2, or give"):
-        Checkpoint(four, tmp_path, SETTINGS, "tiny", []).resume()
-
-
-@pytest.mark.parametrize("gpus", [1, 3])
-def test_random_numbers_are_restored_also_where_there_are_fewer_gpus_or_more(gpus, accelerator, tmp_path, monkeypatch):
-    checkpoint_of(accelerator, tmp_path)
-    file, restored = tmp_path / "checkpoint-tiny" / "random_states_0.pkl", {}
-    states = load(file)
-    of_gpus = [torch.tensor([7]), torch.tensor([8])]
-    torch.save(states | {"torch_cuda_manual_seed": of_gpus}, file)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.update({device: int(state)}))
-    torch.manual_seed(5)
-    Checkpoint(accelerator, tmp_path, SETTINGS, "tiny", []).restore_random_state()
-    assert torch.equal(torch.get_rng_state(), states["torch_manual_seed"])
-    assert restored == ({0: 7} if gpus == 1 else {0: 7, 1: 8})
+        Checkpoint(four, tmp_path / "checkpoint-tiny", SETTINGS, identity, []).resume()

@@ -5,9 +5,10 @@ import math
 import os
 import re
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import datasets
 import numpy as np
@@ -20,17 +21,20 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot
+from dedn_hf.data import features as feature_caches
 from dedn_hf.data.features import CachedFeatures, FeatureCache, weights_hash
-from dedn_hf.data.sampling import Batches, Drawn
+from dedn_hf.data.sampling import Batches, SeededIndices
 from dedn_hf.data.tasks import test_task as full_task
 from dedn_hf.data.tasks import validation_task
 from dedn_hf.data.transforms import evaluation_transform, training_transform
 from dedn_hf.training import loop as training
+from dedn_hf.training.checkpoint import Checkpoint
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.experiment import Experiment, inputs_of, open_caches, run
 from dedn_hf.training.loop import fit
 from dedn_hf.training.settings import TrainingSettings, read_preset
 from tests.tiny_runs import (
+    FeatureMaps,
     feature_model,
     feature_task,
     image_data,
@@ -192,11 +196,14 @@ def test_a_cache_is_opened_again_without_the_backbone(images, tmp_path, monkeypa
     assert torch.equal(opened.read(range(5)), built.read(range(5)))
 
 
-def test_a_cache_that_another_process_is_making_is_waited_for(images, tmp_path, monkeypatch, caplog):
+def test_a_cache_that_another_process_is_making_is_waited_for(images, tmp_path, monkeypatch):
+    waiting = Event()
+    monkeypatch.setattr(
+        feature_caches.logger, "warning", lambda text, _: waiting.set() if "is making" in text else None
+    )
     with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / "cache.lock"):
         found = pool.submit(FeatureCache.open_or_build, tmp_path / "cache", seeded_model(), images, progress=False)
-        while not found.done() and "Another process is making" not in caplog.text:
-            time.sleep(0.01)
+        assert waiting.wait(60)
         built = FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
         monkeypatch.setattr(DEDNForZeroShot, "extract_features", lambda *_: pytest.fail("the backbone ran"))
     assert torch.equal(found.result().read(range(5)), built.read(range(5)))
@@ -426,10 +433,25 @@ def test_a_checkpoint_survives_an_interruption_between_its_two_renames(accelerat
 
 def test_a_checkpoint_of_other_settings_is_refused_and_the_message_names_them(accelerator, tmp_path):
     fitted(accelerator, tmp_path, settings(epochs=1))
-    with pytest.raises(ValueError, match="other settings: learning_rate is 0.003, not 0.02; seed is 0, not 3. Use"):
+    other = "another experiment: training.learning_rate is 0.003, not 0.02; training.seed is 0, not 3. Use the same"
+    with pytest.raises(ValueError, match=other):
         fitted(accelerator, tmp_path, settings(epochs=1, learning_rate=0.02, seed=3))
     accelerator.free_memory()
     fitted(accelerator, tmp_path, settings(epochs=1, checkpoint_every=3))  # this one changes no result
+
+
+def test_a_checkpoint_of_another_model_or_other_data_is_refused_and_the_message_names_them(accelerator, tmp_path):
+    fitted(accelerator, tmp_path, settings(epochs=1), margin=3.0)
+    with pytest.raises(ValueError, match="another experiment: model.margin is 3.0, not 0.0. Use the same"):
+        fitted(accelerator, tmp_path, settings(epochs=1), margin=0.0)
+    task, inputs = feature_task()
+    task.labels["train"] = task.labels["train"].flip(0)
+    with pytest.raises(ValueError, match="another experiment: data: train split is "):
+        fit(feature_model(margin=3.0), task, inputs, settings(epochs=1), accelerator, tmp_path)
+    table = tiny_table().replace(class_attributes=tiny_table().class_attributes * 2)
+    task, inputs = feature_task()
+    with pytest.raises(ValueError, match="another experiment: data: class table is "):
+        fit(feature_model(margin=3.0), replace(task, table=table), inputs, settings(epochs=1), accelerator, tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_the_checkpoint_before_it_stays(accelerator, tmp_path):
@@ -625,6 +647,15 @@ def test_the_chosen_calibration_is_part_of_the_saved_model(accelerator, tmp_path
     torch.testing.assert_close(output.logits - mixed, (~model.seen * 0.375).expand(2, 7))
 
 
+def test_the_best_epoch_so_far_is_told_by_the_calibrated_scores_that_choose_it(accelerator, tmp_path, monkeypatch):
+    scores = iter([0.1, 0.5, 0.3])
+    monkeypatch.setattr("dedn_hf.training.experiment.calibrated_scores", lambda *_: {"H": next(scores)})
+    chosen = settings(select_on="val", calibrate=True, epochs=3)
+    selection = run(experiment(tmp_path), chosen, tmp_path / "run", accelerator)["selection"]
+    assert [epoch["best_so_far"] for epoch in selection["history"]] == [True, True, False]
+    assert (selection["chosen"]["epoch"], selection["chosen"]["best_so_far"]) == (2, True)
+
+
 @pytest.mark.parametrize(("calibrated", "expected"), [(False, 0.5), (True, 0.875)])
 def test_a_calibration_of_the_settings_is_kept_and_the_chosen_one_added(
     calibrated, expected, accelerator, tmp_path, monkeypatch
@@ -726,6 +757,55 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_pat
     assert_same_bits(*map(load_file, files))
 
 
+def other_pictures(validation: bool = False) -> tuple[datasets.DatasetDict, AttributeTable]:
+    """The same files with other contents."""
+    splits, table = load_tiny(validation)
+    return datasets.DatasetDict({name: split.map(darkened) for name, split in splits.items()}), table
+
+
+def darkened(row: dict) -> dict:
+    return {"image": row["image"].point(lambda value: value // 2)}
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "different"),
+    [
+        ("validation", {"config": {"margin": 0.0}}, "model.margin is 3.0, not 0.0"),
+        ("test", {"load": other_pictures}, "data: images of train is .*; data: images of test_seen is "),
+    ],
+)
+def test_a_run_does_not_go_on_from_another_model_or_other_data(
+    phase, changes, different, accelerator, tmp_path, monkeypatch
+):
+    """Also where the phase that the checkpoint is of is finished."""
+    first = experiment(tmp_path, config={"margin": 3.0}, features=None)
+    second = experiment(tmp_path, **{"config": {"margin": 3.0}, "features": None, **changes})
+    chosen, done = settings(select_on="val", epochs=1), []
+
+    def interrupt(*_) -> None:
+        done.append(1)
+        if len(done) == (1 if phase == "validation" else 2):
+            raise Interruption
+
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr(training, "report", lambda *_: None)
+        patched.setattr(Checkpoint, "save", interrupted(Checkpoint.save, interrupt))
+        run(first, chosen, tmp_path / "run", accelerator)
+    with pytest.raises(ValueError, match=f"checkpoint-validation belongs to another experiment: .*{different}"):
+        run(second, chosen, tmp_path / "run", accelerator)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def interrupted(save, interrupt):
+    """`save`, and `interrupt` after it."""
+
+    def save_and_interrupt(*arguments) -> None:
+        save(*arguments)
+        interrupt()
+
+    return save_and_interrupt
+
+
 def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interruption(
     accelerator, tmp_path, monkeypatch
 ):
@@ -733,8 +813,8 @@ def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interrup
     accelerator.free_memory()
     report, evaluate, scores = training.report, training.evaluate, [0.1, 0.5, 0.2, 0.3, 0.4]
 
-    def pretend(*arguments):
-        found, logits, labels = evaluate(*arguments)
+    def pretend(*arguments, **options):
+        found, logits, labels = evaluate(*arguments, **options)
         return {**found, "H": scores.pop(0)}, logits, labels
 
     def interrupt(*arguments):
@@ -844,7 +924,7 @@ def test_an_empty_section_is_an_empty_one(tmp_path):
 @pytest.mark.parametrize(
     ("text", "variant", "overrides", "expected"),
     [
-        ("data: [", None, [], "no valid YAML"),
+        ("data: [", None, [], "not valid YAML"),
         ("dataset: {}", None, [], "unknown section 'dataset'; use data, model, training, variants"),
         (PRESET, "gzsl", [], "no variant 'gzsl'; it has zsl"),
         (PRESET, None, ["epochs=5"], "Cannot read 'epochs=5'. Write section.key=value"),
@@ -945,8 +1025,8 @@ def test_a_seed_decides_on_the_view_of_an_image_and_on_nothing_else(accelerator,
     cached, decoded = task.cached(*caches)("train"), task.decoded(augment, augment)("train")
     for data, key in ((cached, "features"), (decoded, "pixel_values")):
         random_state = torch.get_rng_state()
-        together = data.__getitems__(Drawn([4, 7, 4], [10, 11, 12]))[key]
-        alone = [data.__getitems__(Drawn([i], [seed]))[key][0] for i, seed in ((4, 10), (7, 11), (4, 12))]
+        together = data.__getitems__(SeededIndices([4, 7, 4], [10, 11, 12]))[key]
+        alone = [data.__getitems__(SeededIndices([i], [seed]))[key][0] for i, seed in ((4, 10), (7, 11), (4, 12))]
         assert torch.equal(together, torch.stack(alone))
         assert not torch.equal(together[0], together[2])
         assert torch.equal(torch.get_rng_state(), random_state)
@@ -973,6 +1053,31 @@ def test_workers_that_load_images_change_no_bit_also_after_an_interruption(
         run(given, settings(**chosen, num_workers=2), tmp_path / "two", accelerator)
     run(given, settings(**chosen, num_workers=2), tmp_path / "two", accelerator)
     assert_same_bits(*(load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")))
+
+
+class TellingWhere(FeatureMaps):
+    """Feature maps whose labels, in evaluation, are those of class 1 where a worker process has loaded them."""
+
+    def __getitems__(self, indices):
+        batch = super().__getitems__(indices)
+        worker = torch.utils.data.get_worker_info() is not None
+        return {**batch, "labels": torch.full_like(batch["labels"], int(worker))}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_evaluation_in_training_has_its_images_loaded_by_the_workers_too(accelerator, tmp_path, num_workers):
+    task, inputs = feature_task()
+    telling, labels = TellingWhere([0] * 5, seed=1), []
+    fit(
+        feature_model(),
+        task,
+        lambda split: inputs(split) if split == "train" else telling,
+        settings(epochs=1, num_workers=num_workers),
+        accelerator,
+        tmp_path,
+        rescore=lambda scores, _, found: labels.extend(found.tolist()) or {**scores, "H": 0.0},
+    )
+    assert labels == [num_workers] * 10
 
 
 def test_a_batch_keeps_its_order_whatever_the_views(accelerator, tmp_path):

@@ -6,6 +6,7 @@ after a share of the time that the operation takes. `pytest -s` prints them.
 
 import json
 import multiprocessing
+import os
 import random
 import re
 import signal
@@ -14,6 +15,7 @@ import sys
 import time
 from functools import cache
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
 
@@ -231,14 +233,16 @@ def test_a_stopped_command_says_so_by_its_exit_code_and_goes_on_when_it_is_given
     given = ["training.epochs=6", "training.calibrate=false", "training.checkpoint_every=1", "data.images_per_class=5"]
     command = ["examples/train.py", "--config", "examples/configs/shapes.yaml", "--cpu", "--select-on", "last"]
     command = [sys.executable, *command, "--output-dir", str(tmp_path / "run"), "--set", *given]
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
     for number, epoch in ((signal.SIGTERM, 1), (signal.SIGINT, 3)):
-        with open(tmp_path / "log", "w") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
-        while f"epoch   {epoch}/6" not in (tmp_path / "log").read_text() and process.poll() is None:
-            time.sleep(0.01)
-        process.send_signal(number)
-        assert process.wait(120) == 128 + number, (tmp_path / "log").read_text()[-3000:]
-        assert "Stopping after this step, with a checkpoint" in (tmp_path / "log").read_text()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True, env=unbuffered)
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if f"epoch   {epoch}/6" in line:
+                process.send_signal(number)
+        assert process.wait(120) == 128 + number, "".join(lines)[-3000:]
+        assert "Stopping after this step, with a checkpoint" in "".join(lines)
         assert not (tmp_path / "run" / RUN_FILE).exists()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
