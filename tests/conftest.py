@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import tempfile
 
 import pytest
 
@@ -10,6 +11,9 @@ for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "
     os.environ.setdefault(switch, "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# What torch.compile keeps does not tell processors apart: code of another one crashes, or gives wrong numbers.
+COMPILED = tempfile.TemporaryDirectory(prefix="dedn-tests-", ignore_cleanup_errors=True)
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", COMPILED.name)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The tensors in tests are small, and `make test` gives the other processors test files of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
