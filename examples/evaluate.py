@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data import load
 from dedn_hf.data.tasks import test_task, validation_task
-from dedn_hf.metrics.scores import SCORES
+from dedn_hf.metrics.scores import SCORES, percent
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.inputs import add_data_arguments, data_options, inputs_from, require_same_classes
 from dedn_hf.training.output_folder import write_json
@@ -35,8 +35,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def print_report(results: dict, accuracies: dict[str, float], worst: int = 5) -> None:
     """The scores and the classes that are recognised worst."""
-    print("  ".join(f"{key:>6}" for key in SCORES))
-    print("  ".join(f"{100 * results[key]:6.1f}" for key in SCORES))
+    print("  ".join(f"{key:>10}" for key in SCORES))
+    print("  ".join(f"{percent(results[key]):>10}" for key in SCORES))
     print("\nWorst classes:")
     for name in sorted(accuracies, key=accuracies.get)[:worst]:
         print(f"{100 * accuracies[name]:6.1f}  {name}")

@@ -10,7 +10,7 @@ import sys
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from dedn_hf.metrics.scores import SCORES
+from dedn_hf.metrics.scores import SCORES, percent
 from dedn_hf.training.experiment import Experiment, run
 from dedn_hf.training.settings import TrainingSettings, read_preset
 
@@ -60,7 +60,7 @@ def main() -> None:
     if accelerator.is_main_process:
         results = record["results"]
         print(f"{record['protocol']}\nepoch {results['epoch']}: ", end="")
-        print("  ".join(f"{key} {100 * results[key]:.1f}" for key in SCORES))
+        print("  ".join(f"{key} {percent(results[key])}" for key in SCORES))
         print(f"Model and run.json are in {arguments.output_dir}")
 
 

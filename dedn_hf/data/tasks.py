@@ -65,10 +65,16 @@ Inputs = Callable[[str], Dataset]
 
 
 def test_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
-    """Train on all seen classes, evaluate on the test splits. Raises ValueError without seen or unseen classes."""
+    """Train on all seen classes, evaluate on the test splits, of which one may be empty: its scores are not tested.
+
+    Raises ValueError without seen or unseen classes, without an image to train on, and without any to test on.
+    """
     table.require_seen_and_unseen()
     images = {"train": splits["train"], "seen": splits["test_seen"], "unseen": splits["test_unseen"]}
-    return _task("test", table, table, images)
+    task = _task("test", table, table, images)
+    if not (len(task.labels["seen"]) or len(task.labels["unseen"])):
+        raise ValueError("There is no photo to test on. Add photos: two of a seen class, or one of an unseen class.")
+    return task
 
 
 def validation_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
@@ -76,20 +82,29 @@ def validation_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task
 
     Args:
         splits: the validation variant of a data set: train, val_seen, val_unseen. table: with roles 'val'.
+
+    Raises:
+        ValueError: there are too few images or classes to choose settings by.
     """
     roles = dict(zip(table.class_names, table.roles, strict=True))
     names = [name for name, role in roles.items() if role != "unseen"]
     smaller = table.select(names).replace(roles=["unseen" if roles[name] == "val" else "train" for name in names])
     smaller.require_seen_and_unseen()
     images = {"train": splits["train"], "seen": splits["val_seen"], "unseen": splits["val_unseen"]}
-    return _task("validation", smaller, table, images)
+    task = _task("validation", smaller, table, images)
+    for split, values in task.labels.items():
+        if not len(values):
+            raise ValueError(
+                f"There are too few photos to choose settings by: none is left for the split '{split}' of the "
+                "validation. Add photos, two of each class at least, or give --select-on last, which chooses nothing."
+            )
+    return task
 
 
 def _task(name: str, table: AttributeTable, labelled: AttributeTable, images: dict[str, datasets.Dataset]) -> Task:
     position = {class_name: label for label, class_name in enumerate(table.class_names)}
     new_label = torch.tensor([position.get(class_name, -1) for class_name in labelled.class_names])
     labels = {split: new_label[torch.tensor(data["label"][:], dtype=torch.long)] for split, data in images.items()}
-    for split, values in labels.items():
-        if not len(values):
-            raise ValueError(f"The {name} task has no image in its split '{split}'. Check the roles of the classes.")
+    if not len(labels["train"]):
+        raise ValueError(f"The {name} task has no image to train on. Check the roles of the classes.")
     return Task(name, table, images, labels)

@@ -22,7 +22,13 @@ SCORES = {  # of a model, in the order in which they are reported
     "H": "harmonic mean of U and S",
     "AUSUC": "area under the curve of U over S",
 }
+NOT_TESTED = "not tested"  # what reports say of a score without images to measure it on
 _ROUNDING = 1e-12  # sums of per-class accuracies may differ by this much in floating point
+
+
+def percent(score: float | None) -> str:
+    """A score as reports give it, such as '63.9'."""
+    return NOT_TESTED if score is None else f"{100 * score:.1f}"
 
 
 def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, classes: ArrayLike) -> np.ndarray:

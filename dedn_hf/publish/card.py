@@ -27,7 +27,7 @@ from PIL import Image
 from dedn_hf.data.benchmarks import BENCHMARKS, attribute_table
 from dedn_hf.data.loading import BUILDERS, builder_class
 from dedn_hf.explain.figures import figure_training
-from dedn_hf.metrics.scores import SCORES
+from dedn_hf.metrics.scores import NOT_TESTED, SCORES
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.saving import (
     CITATION,
@@ -42,7 +42,7 @@ from dedn_hf.modeling.saving import (
 )
 
 SELECTION, TRAINING = "Selection (accuracies: validation splits)", "Training (accuracies: test splits)"
-NOT_RECORDED, NOT_TESTED = "not recorded", "not tested"
+NOT_RECORDED = "not recorded"
 SPLITS = {"T1": "test_unseen", "U": "test_unseen", "S": "test_seen"}  # that a score is measured on; others: both
 
 

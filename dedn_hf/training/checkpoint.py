@@ -45,12 +45,16 @@ class Progress:
     total: float = 0.0
 
     def highest(self) -> float:
-        """The highest H so far, -1 before the first evaluation."""
-        return max((epoch["H"] for epoch in self.epochs if "H" in epoch), default=-1.0)
+        """The highest H so far, -1 before the first one."""
+        return max((epoch["H"] for epoch in self._with_h()), default=-1.0)
 
     def best(self) -> dict:
         """The evaluated epoch with the highest H (the earliest of equals)."""
-        return max((epoch for epoch in self.epochs if "H" in epoch), key=lambda epoch: epoch["H"])
+        return max(self._with_h(), key=lambda epoch: epoch["H"])
+
+    def _with_h(self) -> list[dict]:
+        """The evaluated epochs, where there are images of seen and of unseen classes to test on."""
+        return [epoch for epoch in self.epochs if epoch.get("H") is not None]
 
 
 def seed_epoch(settings: TrainingSettings, epoch: int) -> None:

@@ -142,16 +142,17 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
     splits, table = experiment.load(False)
     experiment = replace(experiment, fingerprint=fingerprint_of(experiment, splits, table, accelerator))
-    bias = 0.0
+    task, bias = replace(test_task(splits, table), fingerprint=experiment.fingerprint), 0.0
+    choosing = settings.select_on == "test"
+    if choosing:
+        require_both_tested(task)
     if settings.select_on == "val":
         record["selection"], settings, bias = select(experiment, settings, output, accelerator)
         stopwatch.lap("selection")
-    task = replace(test_task(splits, table), fingerprint=experiment.fingerprint)
     model = new_model(experiment, table, settings)
     start = backbone_hash(model)
     model.config.calibration_bias += bias  # it was chosen on top of what the settings give
     caches = open_caches(experiment, model, settings, accelerator)
-    choosing = settings.select_on == "test"
 
     def save(evaluated: torch.nn.Module, epoch: dict, _predictions: tuple) -> None:
         if epoch["best_so_far"] or not choosing:
@@ -173,6 +174,15 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
         write_json(output / RUN_FILE, record)  # last: it says that the folder is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
     return record
+
+
+def require_both_tested(task: Task) -> None:
+    """Raise ValueError where there are no images of unseen, or of seen classes to choose the best epoch by."""
+    for split in ("seen", "unseen"):
+        if not len(task.labels[split]):
+            raise ValueError(
+                f"select_on='test' chooses by H, and there is no photo of {split} classes. Use 'val' or 'last'."
+            )
 
 
 def fingerprint_of(

@@ -89,7 +89,7 @@ def fit(
                 )
                 if rescore:
                     scores = rescore(scores, logits, labels)
-                record.update(scores, best_so_far=scores["H"] > progress.highest())
+                record.update(scores, best_so_far=(scores["H"] or 0.0) > progress.highest())
                 if on_evaluation:
                     on_evaluation(training.evaluated, record, (logits, labels))
             progress = Progress([*progress.epochs, record])
