@@ -27,7 +27,7 @@ from PIL import Image
 from dedn_hf.data.benchmarks import BENCHMARKS, attribute_table
 from dedn_hf.data.loading import BUILDERS, builder_class
 from dedn_hf.explain.figures import figure_training
-from dedn_hf.metrics.scores import NOT_TESTED, SCORES
+from dedn_hf.metrics.scores import NOT_TESTED, SCORES, percent
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.saving import (
     CITATION,
@@ -331,11 +331,6 @@ def default_license(record: dict) -> str:
 
 
 # Filters of the template ---------------------------------------------------------------------------------------------
-
-
-def percent(value: float | None) -> str:
-    """0.5891 as 58.9."""
-    return NOT_TESTED if value is None else f"{100 * value:.1f}"
 
 
 def spread_of(values: Sequence[float | None]) -> str:
