@@ -11,7 +11,7 @@ import dedn_hf.modeling
 
 ROOT = Path(dedn_hf.__file__).parent
 # From the top down: a room imports from those after it only.
-ROOMS = ("cli", "studies", "training", "publish", "explain", "data", "metrics", "modeling")
+ROOMS = ("cli", "studies", "training", "publish", "explain", "data", "traits", "metrics", "modeling")
 AROUND = ROOMS[:-1]
 
 
