@@ -183,8 +183,8 @@ def one_scale(values: np.ndarray) -> float | None:
     if top.max() <= 1:
         return 1.0
     zero_or_one = np.isin(values, (0, 0.5, 1)).all(axis=0) & (top > 0)
-    from_zero = (values.min(axis=0) == 0).mean() >= 0.3
-    return 100.0 if not zero_or_one.any() and (from_zero or top.max() <= 3 * top.min()) else None
+    from_zero = (values.min(axis=0) == 0).mean() >= 0.2
+    return 100.0 if zero_or_one.mean() <= 0.05 and (from_zero or top.max() <= 3 * top.min()) else None
 
 
 def plain_traits(table: Any) -> list[dict[str, Any]]:

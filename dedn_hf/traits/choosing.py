@@ -24,7 +24,7 @@ NO_TRAITS = {
     "a mark of certainty or spread": "certainty confidence reliability uncertainty inference inferred speclevel "
     "sd se stdev stderr variance",
     "a number of measurements": "individuals specimens measures samples samplesize",
-    "a place on the map": "latitude longitude lat lon lng long easting northing coordinates",
+    "a place on the map": "latitude longitude easting northing coordinates",
     "a date": "date datum fecha",
 }
 NO_TRAITS = {what: set(words.split()) for what, words in NO_TRAITS.items()}
@@ -36,6 +36,8 @@ _TAXA += "clade familie gattung ordnung art famille ordre genre familia genero o
 _NAMES = (
     "name names scientific latin english german common vernacular binomial folder label class deutsch species taxon"
 )
+MAP = {"lat", "lon", "long", "lng"}
+MAP_WORDS = MAP | {"min", "max", "mean", "mid", "decimal", "deg", "degrees"}
 RUNNING, TAXA, NAMES = (set(words.split()) for words in (_RUNNING, _TAXA, _NAMES))
 
 
@@ -56,6 +58,8 @@ def why_no_trait(sheet: Sheet, name: str, style: Style, class_column: str) -> st
             continue
         if hit and not {"food", "water", "light", "energy"} & set(words):
             return what
+    if numeric and set(words) <= MAP_WORDS and set(words) & MAP:
+        return "a place on the map"
     if numeric and set(words) <= {"female", "male", "females", "males", "unknown", "n"} and words:
         return "a number of measurements"
     if _is_whole_and_different(told) and (set(words) <= RUNNING or _counts_rows(sheet, name, told, class_column)):

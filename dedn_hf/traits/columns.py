@@ -200,7 +200,11 @@ def _yes_no(sheet: Sheet, name: str, style: Style) -> tuple[list[float], list[st
         else:
             numbers.append(_quantity_at(sheet, index, name, style.decimal)[0])
     mark = sorted(told & POSITIVE_MARKS)
-    notes = [f"{mark[0]!r} is yes, an empty cell is no"] if only_marks and (cells.isin(["", "-"])).any() else []
+    notes = (
+        [f"{mark[0]!r} is yes, {'an empty cell' if (cells == '').any() else '-'} is no"]
+        if only_marks and (cells.isin(["", "-"])).any()
+        else []
+    )
     return numbers, notes
 
 

@@ -25,6 +25,7 @@ NO_TEXT = {
     b"\x89HDF": "an HDF5 file. Export the table as CSV",
     b"\x93NUMPY": "a NumPy file. Pass a pandas DataFrame with names instead",
 }
+FIRST_HEADERS = ("class", "species", "name", "folder", "label", "taxon", "animal", "bird", "art", "especie", "espèce")
 _SPACES = re.compile(r"[\s\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 
 
@@ -301,7 +302,7 @@ def _named(
     width = max((i + 1 for i, name in enumerate(header) if name), default=0)
     widths = [max((i + 1 for i, cell in enumerate(cells) if cell), default=0) for _, cells in rows]
     lengths = {len(cells) for _, cells in rows}
-    if lengths == {len(header) + 1} and header[0] and max(widths) > width:
+    if lengths == {len(header) + 1} and max(widths) > width and header[0].casefold() not in ("", *FIRST_HEADERS):
         header, width = ["", *header], width + 1  # R writes no header above its row names
     for (row_line, cells), filled in zip(rows, widths, strict=True):
         if filled > width and len(cells) > len(header):

@@ -84,14 +84,20 @@ def read_traits(
     else:
         photos_known = folders is not None
     class_column, why = matching.find_class_column(opened, folders, aliases, name_column)
-    report = TraitReport(opened.source, class_column=f"column {class_column!r}, {why}")
+    report = TraitReport(opened.source)
     opened = layout.turned(opened, class_column, long_columns)
     opened, report.ignored = layout.with_units(opened)
     opened, groups, units = layout.second_headers(opened, class_column)
     report.notes = opened.notes
     opened = _classes_only(opened, class_column, report)
-    found = matching.match(opened.cells[class_column], folders or [], aliases)
-    _report_matches(report, found, folders, opened, photos_known)
+    try:
+        found = matching.match(opened.cells[class_column], folders or [], aliases)
+    except ValueError as error:
+        raise ValueError(f"{opened.source}, column {class_column!r}: {error}") from None
+    if photos_known:
+        why = f"{len(found.folder_of)} of {len(folders)} photo classes found in it"
+    report.class_column = f"column {class_column!r}, {why}"
+    _report_matches(report, found, folders, photos_known)
     class_names = [found.folder_of.get(name, name) for name in dict.fromkeys(opened.cells[class_column])]
     owners = pd.Categorical(
         opened.cells[class_column], categories=list(dict.fromkeys(opened.cells[class_column]))
@@ -115,7 +121,7 @@ def read_traits(
             roles = [known.get(name, "unseen") for name in class_names]
         values, traits = encode_columns(old, opened, candidates, owners, len(class_names), style, report)
         report.scale = "as the model has it"
-        return _reported(_checked(class_names, values, old.attribute_groups, roles, traits, report), report)
+        return _reported(_checked(class_names, values, old.attribute_groups, roles, traits, report), report, False)
     for name in candidates:
         if name[-2:-1] == "." and name[-1].isdigit() and name[:-2] in candidates:
             report.notes.append(f"{name!r} looks like what pandas calls a second column {name[:-2]!r}")
@@ -202,10 +208,10 @@ def _own_table(
             table = table.select_attributes(_table_of(like).attribute_names)
     if folders or aliases:
         found = matching.match(table.class_names, folders or list(aliases), aliases)
-        _report_matches(report, found, folders, None, folders is not None)
+        _report_matches(report, found, folders, folders is not None)
         table = table.replace(class_names=[found.folder_of.get(name, name) for name in table.class_names])
     report.columns = [_column_entry(Column(trait["column"], trait["kind"], np.zeros(1))) for trait in table.traits]
-    return _reported(table, report)
+    return _reported(table, report, like is None)
 
 
 def _table_of(like: Any) -> AttributeTable:
@@ -227,9 +233,7 @@ def _classes_only(opened: Sheet, class_column: str, report: TraitReport) -> Shee
     return opened.take(named & told)
 
 
-def _report_matches(
-    report: TraitReport, found: matching.Match, folders: list[str] | None, opened: Sheet | None, photos_known: bool
-) -> None:
+def _report_matches(report: TraitReport, found: matching.Match, folders: list[str] | None, photos_known: bool) -> None:
     report.matched = {name: folder for name, folder in found.folder_of.items() if name != folder}
     if not photos_known:
         return
@@ -307,8 +311,8 @@ def _checked(
         raise ValueError(f"{report.source}: {error}") from None
 
 
-def _reported(table: AttributeTable, report: TraitReport) -> TraitTable:
-    report.look_at(table)
+def _reported(table: AttributeTable, report: TraitReport, for_training: bool = True) -> TraitTable:
+    report.look_at(table, for_training)
     fields = {name: getattr(table, name) for name in table.__dataclass_fields__}
     result = TraitTable(**fields)
     result.report = report

@@ -49,7 +49,7 @@ class TraitReport:
         """All of it, as data for JSON."""
         return asdict(self)
 
-    def look_at(self, table: AttributeTable) -> None:
+    def look_at(self, table: AttributeTable, for_training: bool = True) -> None:
         """Add the numbers of the finished table, and warn of what will spoil its answers."""
         self.classes, self.seen, self.attributes = len(table), int(table.seen.sum()), table.num_attributes
         self.alike = classes_alike(table)
@@ -63,7 +63,7 @@ class TraitReport:
                 f"only {table.num_attributes} attribute{'s' * (table.num_attributes > 1)}: too few to tell classes "
                 "apart, as the model compares directions"
             )
-        if self.seen < 2:
+        if self.seen < 2 and for_training:
             self.warnings.append(f"{self.seen or 'no'} seen class: training needs several, two at the very least")
         for column, share in dominating(table):
             self.warnings.append(f"{column!r} makes up {share:.0%} of the differences between classes")
@@ -102,16 +102,14 @@ class TraitReport:
         by_kind = defaultdict(list)
         for column in self.columns:
             plain = not (column["notes"] or column["gaps"] or column["kind"] == "category")
+            unit = f" ({column['unit']})" if column["unit"] else ""
             if len(self.columns) > 24 or plain:
-                unit = f" ({column['unit']})" if column["unit"] else ""
                 by_kind[column["kind"]].append(column["name"] + unit)
                 continue
             size = f", {column['attributes']} values" if column["kind"] == "category" else ""
             gaps = f", {column['gaps']:.0%} gaps" if column["gaps"] else ""
             notes = "".join(f"; {note}" for note in column["notes"])
-            lines.append(
-                f"  {column['name']}: {column['kind']}{size} {column['unit']}{gaps}{notes}".replace(" ,", ",").rstrip()
-            )
+            lines.append(f"  {column['name']}{unit}: {column['kind']}{size}{gaps}{notes}")
         lines = [f"  {kind}: {_some(names, 12)}" for kind, names in by_kind.items()] + lines
         reasons = defaultdict(list)
         for name, why in self.ignored.items():

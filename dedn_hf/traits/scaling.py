@@ -10,6 +10,7 @@ import numpy as np
 from dedn_hf.modeling.descriptions import one_scale, scaled
 from dedn_hf.traits.columns import Column
 
+ROOM = 0.05  # below the lowest value, where a class would be 0 in every column and so have no direction
 DECADES = 100  # a column whose largest value is that many times its smallest spans decades
 
 
@@ -29,15 +30,25 @@ def attributes_of(columns: Sequence[Column], seen: np.ndarray) -> tuple[np.ndarr
     """
     seen = seen if seen.any() else np.ones_like(seen)
     whole, sentence = _common_scale(columns)
+    values, traits = _scaled_columns(columns, whole, seen, 0.0)
+    if not values.astype(np.float32).any(axis=1).all() and any(trait["scale"] for trait in traits):
+        values, traits = _scaled_columns(columns, whole, seen, ROOM)
+        sentence += f", the lowest to {ROOM}, as a class is the lowest in all of them"
+    return values, traits, sentence
+
+
+def _scaled_columns(
+    columns: Sequence[Column], whole: float | None, seen: np.ndarray, room: float
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
     values, traits = [], []
     for column in columns:
-        for trait, numbers in _parts(column, whole, seen):
+        for trait, numbers in _parts(column, whole, seen, room):
             part = np.asarray(scaled(trait, numbers), dtype=np.float64)
             told = part[seen][~np.isnan(part[seen])]
             trait["fill"] = float(np.float32((told if len(told) else part[~np.isnan(part)]).mean()))
             values.append(np.where(np.isnan(part), trait["fill"], part))
             traits.append(trait)
-    return np.stack(values, axis=1), traits, sentence
+    return np.stack(values, axis=1), traits
 
 
 def _common_scale(columns: Sequence[Column]) -> tuple[float | None, str]:
@@ -59,7 +70,9 @@ def _common_scale(columns: Sequence[Column]) -> tuple[float | None, str]:
     return None, "columns of unlike scales brought to 0 to 1 over the training classes"
 
 
-def _parts(column: Column, whole: float | None, seen: np.ndarray) -> list[tuple[dict[str, Any], np.ndarray]]:
+def _parts(
+    column: Column, whole: float | None, seen: np.ndarray, room: float
+) -> list[tuple[dict[str, Any], np.ndarray]]:
     """The attributes of a column, each with its trait and its K values as the table gives them."""
     trait = {
         "attribute": column.name,
@@ -84,7 +97,7 @@ def _parts(column: Column, whole: float | None, seen: np.ndarray) -> list[tuple[
     told = numbers[~np.isnan(numbers)]
     trait |= {"range": [float(told.min()), float(told.max())], "has_it": None}
     if whole is None:
-        trait |= _own_scale(column, seen)
+        trait |= _own_scale(column, seen, room)
     return [(trait, numbers)]
 
 
@@ -96,7 +109,7 @@ def _is_share(column: Column) -> bool:
     return column.kind == "number" and not column.unit and low >= 0 and 0.5 <= high <= 1
 
 
-def _own_scale(column: Column, seen: np.ndarray) -> Mapping[str, Any]:
+def _own_scale(column: Column, seen: np.ndarray, room: float) -> Mapping[str, Any]:
     everywhere = column.values[~np.isnan(column.values)]
     told = column.values[seen & ~np.isnan(column.values)]
     if not len(told) or told.min() == told.max():
@@ -110,4 +123,11 @@ def _own_scale(column: Column, seen: np.ndarray) -> Mapping[str, Any]:
         and everywhere.max() >= DECADES * positive.min()
     ):
         offset = 0.0 if everywhere.min() > 0 else float(positive.min())
-    return {"scale": [float(told.min()), float(told.max())], "offset": offset}
+    low, high = float(told.min()), float(told.max())
+    if low == high:
+        return {"scale": [low - 1, high], "offset": None}
+    if offset is None:
+        low -= room * (high - low)
+    else:
+        low = (low + offset) * ((low + offset) / (high + offset)) ** room - offset
+    return {"scale": [low, high], "offset": offset}
