@@ -117,12 +117,15 @@ def known_unit(text: str) -> bool:
 
 def decimal_sign(text: str) -> str | None:
     """'.' or ',' where a number shows which of them it uses for decimals, None where it does not: 1.200, 12."""
-    signs = re.findall(r"[.,]", text)
-    if len(set(signs)) == 2:
-        return signs[-1]
-    if len(signs) > 1:
-        return "," if signs[0] == "." else "."
-    return signs[0] if signs and not re.search(r"(?<!\d)[1-9]\d{0,2}[.,]\d{3}(?!\d)", text) else None
+    for number in re.findall(_NUMBER, text, re.IGNORECASE):
+        signs = re.findall(r"[.,]", number)
+        if len(set(signs)) == 2:
+            return signs[-1]
+        if len(signs) > 1:
+            return "," if signs[0] == "." else "."
+        if signs and not re.search(r"(?<!\d)[1-9]\d{0,2}[.,]\d{3}(?!\d)", number):
+            return signs[0]
+    return None
 
 
 def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
@@ -228,7 +231,7 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
                 f"{name!r} is described by {len(description)} values; there are {len(traits)} attributes."
             )
         description = {trait["attribute"]: value for trait, value in zip(traits, description, strict=True)}
-        traits = [trait | {"scale": None, "range": list(_on_scale(trait))} for trait in traits]
+        traits = [trait | {"scale": None, "offset": None, "range": list(_on_scale(trait))} for trait in traits]
     values, told = np.array([trait["fill"] for trait in traits], np.float32), []
     for key, value in description.items():
         if value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING):
@@ -240,13 +243,18 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
             raise ValueError(f"{name!r}, {key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
         if traits[places[0]]["has_it"] == 100 and not isinstance(value, bool | np.bool_ | str):
             told.append(float(value))
-    if told and 0 < max(told) <= 1:
+    require_whole_scale(told, name)
+    if not description or not values.any():
+        raise ValueError(f"{name!r} is described by nothing but gaps and zeros. Give it at least one trait.")
+    return values
+
+
+def require_whole_scale(numbers: Sequence[float], name: str) -> None:
+    """Raise ValueError for numbers of a table of 0 to 100 that all are 0 to 1, and so are meant on another scale."""
+    if len(numbers) and 0 < max(numbers) <= 1:
         raise ValueError(
             f"{name!r}: all values are 0 to 1, but the table's scale is 0 to 100. Write 100 or True for 'has it'."
         )
-    if not any(True for _ in description) or not values.any():
-        raise ValueError(f"{name!r} is described by nothing but gaps and zeros. Give it at least one trait.")
-    return values
 
 
 def _on_scale(trait: Mapping[str, Any]) -> tuple[float, float]:

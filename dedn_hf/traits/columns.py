@@ -219,7 +219,7 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
         for i, cell in cells.items()
     ]
     units = Counter(found for _, found in read if found)
-    wanted = unit or header_unit(name) or (units.most_common(1)[0][0] if units else "")
+    wanted = unit or header_unit(name) or _common_unit(units, sum(not np.isnan(number) for number, _ in read))
     numbers = []
     for (number, found), (index, cell) in zip(read, cells.items(), strict=True):
         try:
@@ -229,6 +229,9 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
                 f"{sheet.place(index, name)}: {cell!r}: {error}. Write it in the column's unit."
             ) from None
     notes = []
+    bare = sum(not found and not np.isnan(number) for number, found in read)
+    if units and bare:
+        notes.append(f"{bare} without a unit taken for {wanted}")
     if len(units) > 1:
         notes.append(f"{', '.join(units)} brought to {wanted}")
     middles = sum(bool(re.search(r"\d\s*[^\W\d]*\s*(-|–|—|to|bis|\.\.)\s*\d", cell)) for cell in cells)
@@ -238,6 +241,12 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
     if missing:
         notes.append(f"{', '.join(f'{each:g}' for each in sorted(missing))} read as a gap: no other value is negative")
     return [np.nan if number in missing else number for number in numbers], wanted, notes
+
+
+def _common_unit(units: Counter, count: int) -> str:
+    """The unit of most cells, which then is that of all; none where most cells have none."""
+    unit, _ = units.most_common(1)[0] if units else ("", 0)
+    return unit if units.total() >= count / 2 else ""
 
 
 def header_unit(name: str) -> str:

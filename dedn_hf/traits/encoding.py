@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.descriptions import check_range, plain_name, plain_traits, scaled
+from dedn_hf.modeling.descriptions import check_range, plain_name, plain_traits, require_whole_scale, scaled
 from dedn_hf.traits.columns import Style, read_column
 from dedn_hf.traits.opening import Sheet
 from dedn_hf.traits.report import TraitReport
@@ -31,7 +31,7 @@ def encode_columns(
     traits = table.traits or plain_traits(table)
     values = np.tile(np.array([trait["fill"] for trait in traits]), (count, 1))
     plain = {plain_name(name): name for name in candidates}
-    used, absent = set(), []
+    used, absent, on_100 = set(), [], []
     for source in dict.fromkeys(trait["column"] for trait in traits):
         places = [i for i, trait in enumerate(traits) if trait["column"] == source]
         name = source if source in candidates else plain.get(plain_name(source))
@@ -43,6 +43,8 @@ def encode_columns(
         categories = [traits[i]["category"] for i in places] if first["category"] is not None else None
         column = read_column(sheet, name, owners, count, style, first["kind"], first["unit"] or None, categories)
         gaps = column.gaps
+        if first["has_it"] == 100 and first["kind"] == "number":
+            on_100 += column.values[~gaps].tolist()
         for row in np.flatnonzero(~gaps):
             index = sheet.cells.index[np.flatnonzero(owners == row)[0]]
             if categories is not None:
@@ -56,6 +58,7 @@ def encode_columns(
         report.columns.append({"name": name, "kind": first["kind"], "unit": first["unit"], "attributes": len(places),
                                "categories": categories or [], "range": first["range"], "gaps": float(gaps.mean()),
                                "notes": column.notes})  # fmt: skip
+    require_whole_scale(on_100, sheet.source)
     if not used:
         raise ValueError(
             f"{sheet.source} has none of the columns that the model knows: {', '.join(absent[:8])}. Name them so."

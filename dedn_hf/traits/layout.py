@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from dedn_hf.modeling.attribute_table import GROUP_ROW
-from dedn_hf.modeling.descriptions import known_unit, quantity
+from dedn_hf.modeling.descriptions import MISSING, known_unit, quantity
 from dedn_hf.traits import matching
 from dedn_hf.traits.opening import Sheet, is_number
 
@@ -112,7 +111,7 @@ def upright(opened: Sheet, folders: list[str] | None, aliases: Mapping | None, t
             transposed = in_header > in_rows
         elif first in ("trait", "traits", "attribute", "attributes", "character", "characters", "feature", "merkmal"):
             transposed = _long_columns(opened, cells.columns[0]) is None and cells.iloc[:, 0].nunique() == len(cells)
-        elif _looks_transposed(cells):
+        elif _looks_transposed(cells[cells.iloc[:, 0] != ""]):
             raise ValueError(
                 f"{opened.source}: the classes seem to stand in columns ({', '.join(cells.columns[1:4])}) and the "
                 f"traits in rows ({', '.join(cells.iloc[:3, 0])}). Say transposed=True, or transposed=False if not."
@@ -134,20 +133,21 @@ def upright(opened: Sheet, folders: list[str] | None, aliases: Mapping | None, t
 
 
 def _looks_transposed(cells: pd.DataFrame) -> bool:
-    """Whether each row is of one kind and size, and no column is: then the rows are traits."""
+    """Whether each row is of one kind or size, and no column is: then the rows are traits."""
     body = cells.iloc[:, 1:]
-    if body.shape[1] < 2 or len(body) < 2:
+    if body.shape[1] < 3 or len(body) < 2:
         return False
-    numbers = body.map(is_number)
-    if not numbers.to_numpy().all():
-        mixed_columns = ((numbers.mean() > 0) & (numbers.mean() < 1)).mean()
-        mixed_rows = ((numbers.mean(axis=1) > 0) & (numbers.mean(axis=1) < 1)).mean()
-        return bool(mixed_columns > 0.8 and mixed_rows == 0)
+    gaps = body.map(lambda cell: cell.casefold() in MISSING)
+    numbers = body.map(is_number) & ~gaps
+    text = ~numbers & ~gaps
+    if text.to_numpy().any():
+        mixed_columns, mixed_rows = ((numbers.any(axis=axis) & text.any(axis=axis)) for axis in (0, 1))
+        return bool(mixed_columns.mean() > 0.8 and not mixed_rows.any())
+    if gaps.to_numpy().any() or len(body) < 3:
+        return False
     values = body.map(lambda cell: abs(quantity(cell)[0])).to_numpy()
-    largest = values.argmax(axis=0)
-    row = largest[0]
-    others = np.delete(values, row, axis=0)
-    return bool((largest == row).all() and others.size and values[row].min() > 5 * others.max())
+    shares, sizes = (values <= 1).all(axis=1), (values > 5).all(axis=1)
+    return bool((shares | sizes).all() and shares.any() and sizes.any())
 
 
 def second_headers(opened: Sheet, class_column: str) -> tuple[Sheet, dict[str, str] | None, dict[str, str]]:

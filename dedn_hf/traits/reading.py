@@ -136,7 +136,7 @@ def read_traits(
         kind, unit = choices.kind(name)
         column = read_column(opened, name, owners, len(class_names), style, kind, unit or units.get(name))
         told = column.values[~column.gaps]
-        if not len(told) or (len(told) > 1 and not choices.wants(name) and (told == told[0]).all()):
+        if not len(told) or (len(class_names) > 1 and not choices.wants(name) and (told == told[0]).all()):
             report.ignored[name] = "it has no value" if not len(told) else "it is the same for all classes"
             continue
         columns.append(column)

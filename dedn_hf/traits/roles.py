@@ -53,7 +53,7 @@ def roles_of(
             raise ValueError(f"{sheet.place(index, column)}: {cell!r}. Use train, val or unseen.")
         if said.setdefault(owner, role) != role:
             raise ValueError(
-                f"{sheet.place(index, column)}: {class_names[owner]!r} is {role!r} here, elsewhere {said[owner]!r}. Give "
-                "it one role."
+                f"{sheet.place(index, column)}: {class_names[owner]!r} is {role!r} here, elsewhere {said[owner]!r}. "
+                "Give it one role."
             )
     return [said.get(i, role) for i, role in enumerate(roles)]
