@@ -218,6 +218,8 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
         else _quantity_at(sheet, i, name, decimal)
         for i, cell in cells.items()
     ]
+    missing = impossible_negatives(np.array([number for number, _ in read]))
+    read = [(np.nan, "") if number in missing else (number, found) for number, found in read]
     units = Counter(found for _, found in read if found)
     wanted = unit or header_unit(name) or _common_unit(units, sum(not np.isnan(number) for number, _ in read))
     numbers = []
@@ -237,10 +239,9 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
     middles = sum(bool(re.search(r"\d\s*[^\W\d]*\s*(-|–|—|to|bis|\.\.)\s*\d", cell)) for cell in cells)
     if middles:
         notes.append(f"{middles} range{'s' if middles > 1 else ''} read as the middle")
-    missing = impossible_negatives(np.array(numbers))
     if missing:
         notes.append(f"{', '.join(f'{each:g}' for each in sorted(missing))} read as a gap: no other value is negative")
-    return [np.nan if number in missing else number for number in numbers], wanted, notes
+    return numbers, wanted, notes
 
 
 def _common_unit(units: Counter, count: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
 from dedn_hf.modeling.attribute_table import GROUP_ROW
@@ -145,8 +146,9 @@ def _looks_transposed(cells: pd.DataFrame) -> bool:
         return bool(mixed_columns.mean() > 0.8 and not mixed_rows.any())
     if gaps.to_numpy().any() or len(body) < 3:
         return False
-    values = body.map(lambda cell: abs(quantity(cell)[0])).to_numpy()
-    shares, sizes = (values <= 1).all(axis=1), (values > 5).all(axis=1)
+    values = body.map(lambda cell: quantity(cell)[0]).to_numpy()
+    shares = ((values >= 0) & (values <= 1)).all(axis=1) & np.isin(values, (0, 1)).any(axis=1)
+    sizes = (values > 5).all(axis=1)
     return bool((shares | sizes).all() and shares.any() and sizes.any())
 
 

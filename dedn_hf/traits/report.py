@@ -135,7 +135,7 @@ def dominating(table: AttributeTable) -> list[tuple[str, float]]:
     shares = defaultdict(float)
     for column, each in zip(of, spread / max(spread.sum(), 1e-30), strict=True):
         shares[column] += each
-    return [(name, each) for name, each in shares.items() if len(shares) > 2 and each > max(0.5, 3 / len(shares))]
+    return [(name, each) for name, each in shares.items() if len(shares) > 2 and each > 0.5]
 
 
 def _some(names: Sequence[str] | dict, count: int = SHOWN) -> str:
