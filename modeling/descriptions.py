@@ -7,6 +7,7 @@ travels with the model. Needs numpy only. Letters of the shapes: K classes, A at
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -92,6 +93,7 @@ def near_names(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {', '.join(repr(lowered[k]) for k in near[:3])}?" if near else ""
 
 
+@functools.lru_cache(maxsize=100_000)
 def is_date(text: str) -> bool:
     """Whether a spreadsheet has made a date of what was typed, such as '12. Sep' of 9-12."""
     return _DATE.fullmatch(text.strip()) is not None
@@ -115,6 +117,7 @@ def known_unit(text: str) -> bool:
     return unit_name(text) in _DIMENSION or unit_name(text) in ("%", "°C", "°F", "°")
 
 
+@functools.lru_cache(maxsize=100_000)
 def decimal_sign(text: str) -> str | None:
     """'.' or ',' where a number shows which of them it uses for decimals, None where it does not: 1.200, 12."""
     for number in re.findall(_NUMBER, text, re.IGNORECASE):
@@ -128,6 +131,7 @@ def decimal_sign(text: str) -> str | None:
     return None
 
 
+@functools.lru_cache(maxsize=100_000)
 def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
     """Number and unit of '1 200 g', '0,5', '9–12 mm' (its middle), '~3', '80 %'. Raises ValueError for others."""
     text = re.sub(r"[−–—‒]", "-", " ".join(text.split()))

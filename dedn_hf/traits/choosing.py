@@ -88,7 +88,8 @@ def _why_no_category(told: pd.Series, words: Sequence[str]) -> str | None:
         return "a source or reference"
     if told.str.split().str.len().mean() > 5:
         return "free text"
-    pieces = [piece for cell in told for piece in split_cell(cell, best_separator(told))]
+    separator = best_separator(told)
+    pieces = [piece for cell in told for piece in split_cell(cell, separator)]
     if len(told) >= 8 and len({piece.casefold() for piece in pieces}) > 0.8 * len(pieces):
         return "nearly every class has another text"
     if told.str.contains(r"\d").mean() > 0.9 and different > 0.9 and len(told) > 2 and not _recur(pieces):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import unicodedata
 from collections import defaultdict
@@ -68,6 +69,7 @@ def read_names(names: str | Path | Mapping, photos: Sequence[str] | None) -> dic
     return dict(rows)
 
 
+@functools.lru_cache(maxsize=500_000)
 def keys_of(name: str) -> list[set[str]]:
     """What a name may match by, the strictest first."""
     plain = unicodedata.normalize("NFC", clean(name))
@@ -167,9 +169,11 @@ def count_matches(names: Iterable[str], folders: Sequence[str], aliases: Mapping
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to two names that look alike, whatever numbers and underscores are around them."""
     plain = {max(keys_of(each)[3], default=each): each for each in known}
-    return [
-        plain[key] for key in difflib.get_close_matches(max(keys_of(name)[3], default=name), plain, n=2, cutoff=0.6)
-    ]
+    wanted = max(keys_of(name)[3], default=name)
+    words = set(wanted.split())
+    if len(plain) > 1000:  # comparing letters with very many names takes long: those with a word in common only
+        plain = {key: each for key, each in plain.items() if words & set(key.split())}
+    return [plain[key] for key in difflib.get_close_matches(wanted, plain, n=2, cutoff=0.6)]
 
 
 def _header_rank(name: str) -> int:
