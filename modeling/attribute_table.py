@@ -7,29 +7,23 @@ Needs numpy only; CSV in and out, so that a spreadsheet is enough to describe ne
 from __future__ import annotations
 
 import csv
-import difflib
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .inputs import describe_class, near_names, plain_traits
 from .saving import whole_file
 
 ROLES = ("train", "val", "unseen")
-GROUP_ROW = "#group"
+GROUP_ROW, TRAITS_ROW = "#group", "#traits"
 CLASS_COLUMNS = ("role", "seen")
 GROUPINGS = ("given", "single", "embeddings", "co-occurrence")
 _SEEN_WORDS = {"1": True, "true": True, "yes": True, "seen": True, "0": False, "false": False, "no": False}
 _SEEN_WORDS["unseen"] = False
-
-
-def near_names(name: str, known: Iterable[str]) -> str:
-    """' Did you mean 'a', 'b'?' for an unknown name or a part of a name, or '' when nothing in `known` is near."""
-    lowered = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
-    near += [k for k in lowered if len(name) > 2 and name.lower() in k and k not in near]
-    return f" Did you mean {', '.join(repr(lowered[k]) for k in near[:3])}?" if near else ""
 
 
 @dataclass(eq=False)
@@ -43,6 +37,8 @@ class AttributeTable:
         attribute_groups: group name of each of the A attributes (body part, colour family...), or None.
         roles: K of 'train', 'val', 'unseen'; 'train' and 'val' classes are the *seen* ones. Default: all 'train'.
         attribute_embeddings: A x D, e.g. word vectors of the attribute names, or None.
+        traits: what each of the A attributes came from, as `dedn_hf.traits.read_traits` says it, or None: a dict of
+            attribute, column, kind, category, unit, range, scale, offset, fill and has_it; see `describe_class`.
 
     Raises:
         ValueError: names not unique or with spaces around them, shapes that disagree, values that are not finite, an
@@ -55,6 +51,7 @@ class AttributeTable:
     attribute_groups: list[str] | None = None
     roles: list[str] | None = None
     attribute_embeddings: np.ndarray | None = None
+    traits: list[dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         self.class_names = [str(name) for name in self.class_names]
@@ -87,7 +84,12 @@ class AttributeTable:
                 f"class_attributes has shape {self.class_attributes.shape}, but {k} class names and {a} attribute "
                 f"names ask for ({k}, {a})."
             )
-        for title, values, length in (("roles", self.roles, k), ("attribute_groups", self.attribute_groups, a)):
+        lengths = (
+            ("roles", self.roles, k),
+            ("attribute_groups", self.attribute_groups, a),
+            ("traits", self.traits, a),
+        )
+        for title, values, length in lengths:
             if values is not None and len(values) != length:
                 raise ValueError(f"{title} has {len(values)} entries, expected {length}.")
         for name, role in zip(self.class_names, self.roles, strict=True):
@@ -170,7 +172,12 @@ class AttributeTable:
             class_attributes=self.class_attributes[:, columns],
             attribute_groups=self.attribute_groups and [self.attribute_groups[i] for i in columns],
             attribute_embeddings=None if self.attribute_embeddings is None else self.attribute_embeddings[columns],
+            traits=self.traits and [self.traits[i] for i in columns],
         )
+
+    def describe(self, name: str, description: Mapping | Sequence[float]) -> np.ndarray:
+        """The row of class `name`, A, from a description in the words of the table: see `describe_class`."""
+        return describe_class(self.traits or plain_traits(self), description, name)
 
     def replace(self, **changes) -> AttributeTable:
         """A copy with some fields changed; validated again."""
@@ -201,6 +208,10 @@ class AttributeTable:
         if rows and rows[0][1][0].strip().lower() == GROUP_ROW:
             row_groups = [rows[0][1][i].strip() for i in columns]
             rows = rows[1:]
+        traits = None
+        if rows and rows[0][1][0] == TRAITS_ROW:
+            traits = [_read_trait(rows[0][1][i], path, rows[0][0], header[i]) for i in columns]
+            rows = rows[1:]
         values = [[_number(cells[i], path, line, header[i]) for i in columns] for line, cells in rows]
         roles = [_role(cells, special, path, line) for line, cells in rows]
         class_names, places = [cells[0].strip() for _, cells in rows], [f"{path}, line {line}: " for line, _ in rows]
@@ -211,7 +222,7 @@ class AttributeTable:
         attribute_groups = row_groups if groups is None else _read_groups(groups, names)
         try:
             matrix = np.array(values, dtype=np.float32).reshape(len(rows), len(names))
-            return cls(class_names, names, matrix, attribute_groups, roles)
+            return cls(class_names, names, matrix, attribute_groups, roles, traits=traits)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -222,6 +233,8 @@ class AttributeTable:
             writer.writerow(["class", "role", *self.attribute_names])
             if self.attribute_groups:
                 writer.writerow([GROUP_ROW, "", *self.attribute_groups])
+            if self.traits:
+                writer.writerow([TRAITS_ROW, "", *(json.dumps(trait, ensure_ascii=False) for trait in self.traits)])
             for name, role, row in zip(self.class_names, self.roles, self.class_attributes, strict=True):
                 writer.writerow([name, role, *(str(value) for value in row)])
 
@@ -274,8 +287,8 @@ def _require_fit_for_csv(names: list[str], kind: str) -> None:
                 f"The {kind} name {name!r} has spaces around it, a carriage return, a null character, or half a "
                 "character. Clean it."
             )
-        if name.lower() == GROUP_ROW:
-            raise ValueError(f"A {kind} cannot be called {name!r}, which marks the row of groups. Rename it.")
+        if name.lower() in (GROUP_ROW, TRAITS_ROW):
+            raise ValueError(f"A {kind} cannot be called {name!r}, which marks a row of another kind. Rename it.")
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
@@ -314,6 +327,16 @@ def _number(cell: str, path: Path, line: int, column: str) -> float:
         what = "is empty" if not cell.strip() else f"holds {cell!r}, which is not a finite number"
         raise ValueError(f"{path}, line {line}, column {column!r}: {what}. Put a number there.")
     return number
+
+
+def _read_trait(cell: str, path: Path, line: int, column: str) -> dict[str, Any]:
+    try:
+        trait = json.loads(cell)
+    except json.JSONDecodeError:
+        trait = None
+    if not isinstance(trait, dict) or not {"column", "kind", "fill"} <= set(trait):
+        raise ValueError(f"{path}, line {line}, column {column!r}: {cell!r} is not a trait. Delete the whole row.")
+    return trait
 
 
 def _role(cells: list[str], special: dict[str, int], path: Path, line: int) -> str:

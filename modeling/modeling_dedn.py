@@ -220,7 +220,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         """
         # transformers copies the files of these along, because this one imports them.
         from .handler import EndpointHandler  # noqa: F401
-        from .images import read_image  # noqa: F401
+        from .inputs import read_image  # noqa: F401
 
         folder, hub = Path(save_directory), {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         self.config.custom_pipelines = CUSTOM_PIPELINES

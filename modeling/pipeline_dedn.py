@@ -26,7 +26,7 @@ from transformers.utils import cached_file
 
 from .attribute_table import AttributeTable, near_names
 from .configuration_dedn import CUSTOM_PIPELINES
-from .images import read_image, upright_rgb
+from .inputs import read_image, upright_rgb
 from .saving import whole_file
 
 MANY_CLASSES = 16384  # beyond, the best are found without a score for every class

@@ -20,7 +20,7 @@ from dedn_hf.data.photos import Photos, printable, walk, why_unused
 from dedn_hf.data.transforms import already_batched, evaluation_transform
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.images import open_encoded, upright_rgb
+from dedn_hf.modeling.inputs import open_encoded, upright_rgb
 from dedn_hf.modeling.saving import require_writable
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.images import open_encoded
+from dedn_hf.modeling.inputs import open_encoded
 
 PORTIONS = ("fit", "val_seen", "val_unseen", "test_seen", "test_unseen")
 SPLITS = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from dedn_hf.modeling.images import open_encoded, register_heic
+from dedn_hf.modeling.inputs import open_encoded, register_heic
 
 LISTS = ("metadata.csv", "metadata.parquet", "metadata.jsonl")  # as in `datasets`' ImageFolder
 FILE_COLUMNS = ("file_name", "file", "filename", "path", "filepath", "file_path", "image", "image_path", "photo")

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
 from dedn_hf.data.sampling import SeededIndices
-from dedn_hf.modeling.images import read_image
+from dedn_hf.modeling.inputs import read_image
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from dedn_hf.cli import main
 from dedn_hf.data import load
 from dedn_hf.data.privacy import without_metadata
-from dedn_hf.modeling.images import read_image
+from dedn_hf.modeling.inputs import read_image
 from tests.fake_data import jpeg, write_csv, write_folder
 
 SERIAL = b"SERIAL-0815"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from dedn_hf.data.transforms import decoded, encoded
-from dedn_hf.modeling.images import eight_bit, read_image, upright_rgb
+from dedn_hf.modeling.inputs import eight_bit, read_image, upright_rgb
 from dedn_hf.modeling.pipeline_dedn import open_image
 
 PICTURE = Image.fromarray((np.mgrid[0:30, 0:50].sum(0)[..., None] * np.array([3, 2, 1])).clip(0, 255).astype(np.uint8))

@@ -1,0 +1,70 @@
+"""A new table in the words and scales of an old one: what `read_traits(..., like=model)` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.modeling.inputs import check_range, plain_name, plain_traits, require_whole_scale, scaled
+from dedn_hf.traits.columns import Style, read_column
+from dedn_hf.traits.opening import Sheet
+from dedn_hf.traits.report import TraitReport
+
+
+def encode_columns(
+    table: AttributeTable,
+    sheet: Sheet,
+    candidates: Sequence[str],
+    owners: np.ndarray,
+    count: int,
+    style: Style,
+    report: TraitReport,
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """K x A in the scale of `table`, and its traits; what is not in `sheet` is a gap.
+
+    Raises:
+        ValueError: no column of the table is there; a value that does not fit, with its place.
+    """
+    traits = table.traits or plain_traits(table)
+    values = np.tile(np.array([trait["fill"] for trait in traits]), (count, 1))
+    plain = {plain_name(name): name for name in candidates}
+    used, absent, on_100 = set(), [], []
+    for source in dict.fromkeys(trait["column"] for trait in traits):
+        places = [i for i, trait in enumerate(traits) if trait["column"] == source]
+        name = source if source in candidates else plain.get(plain_name(source))
+        if name is None:
+            absent.append(source)
+            continue
+        used.add(name)
+        first = traits[places[0]]
+        categories = [traits[i]["category"] for i in places] if first["category"] is not None else None
+        column = read_column(sheet, name, owners, count, style, first["kind"], first["unit"] or None, categories)
+        gaps = column.gaps
+        if first["has_it"] == 100 and first["kind"] == "number":
+            on_100 += column.values[~gaps].tolist()
+        for row in np.flatnonzero(~gaps):
+            index = sheet.cells.index[np.flatnonzero(owners == row)[0]]
+            if categories is not None:
+                values[row, places] = column.values[row] * first["has_it"]
+                continue
+            try:
+                check_range(first, column.values[row])
+            except ValueError as error:
+                raise ValueError(f"{sheet.place(index, name)}: {error}.") from None
+            values[row, places] = scaled(first, column.values[row])
+        report.columns.append({"name": name, "kind": first["kind"], "unit": first["unit"], "attributes": len(places),
+                               "categories": categories or [], "range": first["range"], "gaps": float(gaps.mean()),
+                               "notes": column.notes})  # fmt: skip
+    require_whole_scale(on_100, sheet.source)
+    if not used:
+        raise ValueError(
+            f"{sheet.source} has none of the columns that the model knows: {', '.join(absent[:8])}. Name them so."
+        )
+    for name in [each for each in candidates if each not in used]:
+        report.ignored[name] = "the model knows no such column"
+    if absent:
+        report.warnings.append(f"columns of the model that are not here, so gaps: {', '.join(map(repr, absent[:8]))}")
+    return values, traits

@@ -1,0 +1,319 @@
+"""From a spreadsheet as people have it to an attribute table, and a report of what was made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+from dedn_hf.traits import layout, matching
+from dedn_hf.traits.choosing import why_no_trait
+from dedn_hf.traits.columns import KINDS, Column, find_style, read_column
+from dedn_hf.traits.encoding import encode_columns
+from dedn_hf.traits.opening import Sheet, open_sheet
+from dedn_hf.traits.report import TraitReport
+from dedn_hf.traits.roles import find_role_column, roles_of
+from dedn_hf.traits.scaling import attributes_of
+
+
+class TraitTable(AttributeTable):
+    """An attribute table that says in `report` what was made of the table it came from."""
+
+    report: TraitReport
+
+
+def read_traits(
+    source: str | Path | pd.DataFrame,
+    photos: str | Path | Iterable[str] | None = None,
+    names: str | Path | Mapping | None = None,
+    name_column: str | None = None,
+    use: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    sheet: str | int | None = None,
+    like: Any = None,
+    long_columns: Sequence[str] | None = None,
+    transposed: bool | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: int | None = None,
+    decimal: str | None = None,
+    missing: Sequence[Any] = (),
+) -> TraitTable:
+    """Read a table of traits: CSV of any kind, Excel, Parquet or a DataFrame. What is guessed stands in `.report`.
+
+    Args:
+        source: the table. photos: names of the classes with photos, or the folder with one folder a class; those are
+            the seen classes, unless a column 'role', 'seen' or 'split' says otherwise. names: which folder is which
+            name, a mapping or a CSV of folder,name; overrules what the names say.
+        name_column: with the classes' names. use: columns that are traits, whatever they look like; ignore: columns
+            that are none. kinds: column -> 'number', 'percent', 'yes/no' or 'category'; 'number in g' gives a unit.
+        sheet: of an Excel file, name or number from 1. like: a model or a table whose columns and scales are meant:
+            the classes are described in their words, as for `model.set_classes`.
+        long_columns: of a table with one trait a row, its columns of the trait, the value and the unit.
+        transposed: whether the classes stand in columns. delimiter, encoding, header (line, from 1), decimal ('.' or
+            ','), missing (further marks of gaps): of the file. What is None is found out.
+
+    Returns:
+        K x A table with `traits` and `report`. A gap is the column's mean over the training classes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: what does not fit, with file, line, column, and what to do.
+    """
+    folders = None if photos is None else matching.photo_classes(photos)
+    aliases = None if names is None else matching.read_names(names, folders)
+    choices = Choices(list(use or ()), list(ignore or ()), dict(kinds or {}))
+    plain = not (
+        choices.any() or name_column or long_columns or transposed or delimiter or encoding or header or decimal
+    )
+    if plain and not missing and (table := _own_format(source)) is not None:
+        ready = _own_table(table, source, folders, aliases, like)
+        if ready is not None:
+            return ready
+    opened = open_sheet(source, sheet, delimiter, encoding, header)
+    opened = layout.upright(opened, folders, aliases, transposed)
+    if folders is None and aliases:
+        folders = list(aliases)
+        photos_known = False
+    else:
+        photos_known = folders is not None
+    class_column, why = matching.find_class_column(opened, folders, aliases, name_column)
+    report = TraitReport(opened.source)
+    opened = layout.turned(opened, class_column, long_columns)
+    opened, report.ignored = layout.with_units(opened)
+    opened, groups, units = layout.second_headers(opened, class_column)
+    report.notes = opened.notes
+    opened = _classes_only(opened, class_column, report)
+    try:
+        found = matching.match(opened.cells[class_column], folders or [], aliases)
+    except ValueError as error:
+        raise ValueError(f"{opened.source}, column {class_column!r}: {error}") from None
+    if photos_known:
+        why = f"{len(found.folder_of)} of {len(folders)} photo classes found in it"
+    report.class_column = f"column {class_column!r}, {why}"
+    _report_matches(report, found, folders, photos_known)
+    class_names = [found.folder_of.get(name, name) for name in dict.fromkeys(opened.cells[class_column])]
+    owners = pd.Categorical(
+        opened.cells[class_column], categories=list(dict.fromkeys(opened.cells[class_column]))
+    ).codes
+    owners = np.asarray(owners, dtype=int)
+    counts = np.bincount(owners)
+    report.several_rows = {name: int(n) for name, n in zip(class_names, counts, strict=True) if n > 1}
+    role_column = find_role_column(opened, class_column)
+    pictured = set(found.folder_of.values()) if photos_known else None
+    roles = roles_of(opened, role_column, owners, class_names, pictured)
+    if role_column:
+        report.notes.append(f"roles by the column {role_column!r}")
+    choices.require_columns(opened)
+    candidates = [name for name in opened.cells if name not in (class_column, role_column)]
+    style, guess = find_style(opened, candidates, decimal, missing)
+    report.notes += [guess] * bool(guess)
+    if like is not None:
+        old = _table_of(like)
+        if role_column is None and not photos_known:
+            known = dict(zip(old.class_names, old.roles, strict=True))
+            roles = [known.get(name, "unseen") for name in class_names]
+        values, traits = encode_columns(old, opened, candidates, owners, len(class_names), style, report)
+        report.scale = "as the model has it"
+        return _reported(_checked(class_names, values, old.attribute_groups, roles, traits, report), report, False)
+    for name in candidates:
+        if name[-2:-1] == "." and name[-1].isdigit() and name[:-2] in candidates:
+            report.notes.append(f"{name!r} looks like what pandas calls a second column {name[:-2]!r}")
+    columns = []
+    for name in candidates:
+        why_not = choices.why_not(name) or (
+            None if choices.wants(name) else why_no_trait(opened, name, style, class_column)
+        )
+        if why_not:
+            report.ignored[name] = why_not
+            continue
+        kind, unit = choices.kind(name)
+        column = read_column(opened, name, owners, len(class_names), style, kind, unit or units.get(name))
+        told = column.values[~column.gaps]
+        if not len(told) or (len(class_names) > 1 and not choices.wants(name) and (told == told[0]).all()):
+            report.ignored[name] = "it has no value" if not len(told) else "it is the same for all classes"
+            continue
+        columns.append(column)
+    return _finish(columns, class_names, roles, groups, report)
+
+
+@dataclass
+class Choices:
+    """What the user says about columns."""
+
+    use: list[str]
+    ignore: list[str]
+    kinds: dict[str, str]
+
+    def any(self) -> bool:
+        return bool(self.use or self.ignore or self.kinds)
+
+    def wants(self, name: str) -> bool:
+        return name in self.use or name in self.kinds
+
+    def why_not(self, name: str) -> str | None:
+        return "as you said" if name in self.ignore and name not in self.use else None
+
+    def kind(self, name: str) -> tuple[str | None, str | None]:
+        """Kind and unit."""
+        kind, _, unit = self.kinds.get(name, "").partition(" in ")
+        return kind or None, unit or None
+
+    def require_columns(self, opened: Sheet) -> None:
+        """Raise ValueError for a column that the table does not have, or a kind that does not exist."""
+        for name in (*self.use, *self.ignore, *self.kinds):
+            if name not in opened.cells:
+                raise ValueError(f"{opened.source} has no column {name!r}.{near_names(name, opened.cells)}")
+        for name in self.kinds:
+            if self.kind(name)[0] not in KINDS:
+                raise ValueError(f"{name!r} cannot be of the kind {self.kinds[name]!r}; use {', '.join(KINDS)}.")
+
+
+def _own_format(source: Any) -> AttributeTable | None:
+    """What `AttributeTable.to_csv` wrote, bit by bit; None for anything else."""
+    if isinstance(source, pd.DataFrame) or not Path(source).is_file():
+        return None
+    with open(source, "rb") as file:
+        if not file.readline().removeprefix(b"\xef\xbb\xbf").lower().startswith(b"class,role,"):
+            return None
+    try:
+        return AttributeTable.from_csv(source)
+    except ValueError:
+        return None
+
+
+def _own_table(
+    table: AttributeTable, source: str | Path, folders: list[str] | None, aliases: Mapping | None, like: Any
+) -> TraitTable | None:
+    """The table as it is, if its columns need no scaling."""
+    columns = [
+        Column(name, "number", values.astype(np.float64))
+        for name, values in zip(table.attribute_names, table.class_attributes.T, strict=True)
+    ]
+    report = TraitReport(str(source), ["a table in our own format"], "the first column")
+    if table.traits is None:
+        _, traits, report.scale = attributes_of(columns, table.seen)
+        if any(trait["scale"] is not None for trait in traits) or like is not None:
+            return None
+        table = table.replace(traits=traits)
+    else:
+        report.scale = "as the table's own traits say"
+        if like is not None:
+            table = table.select_attributes(_table_of(like).attribute_names)
+    if folders or aliases:
+        found = matching.match(table.class_names, folders or list(aliases), aliases)
+        _report_matches(report, found, folders, folders is not None)
+        table = table.replace(class_names=[found.folder_of.get(name, name) for name in table.class_names])
+    report.columns = [_column_entry(Column(trait["column"], trait["kind"], np.zeros(1))) for trait in table.traits]
+    return _reported(table, report, like is None)
+
+
+def _table_of(like: Any) -> AttributeTable:
+    return like if isinstance(like, AttributeTable) else like.attribute_table
+
+
+def _classes_only(opened: Sheet, class_column: str, report: TraitReport) -> Sheet:
+    """The rows that name a class and say something of it."""
+    named = opened.cells[class_column] != ""
+    others = opened.cells.drop(columns=class_column)
+    told = others.map(lambda cell: cell != "").any(axis=1)
+    if (~named).any():
+        report.notes.append(f"{int((~named).sum())} rows without a name in {class_column!r} left out")
+    if (named & ~told).any():
+        names = ", ".join(map(repr, opened.cells[class_column][named & ~told][:4]))
+        report.notes.append(f"rows with a name only left out: {names}")
+    if not (named & told).any():
+        raise ValueError(f"{opened.source}: no row has a name in the column {class_column!r} and a value beside it.")
+    return opened.take(named & told)
+
+
+def _report_matches(report: TraitReport, found: matching.Match, folders: list[str] | None, photos_known: bool) -> None:
+    report.matched = {name: folder for name, folder in found.folder_of.items() if name != folder}
+    if not photos_known:
+        return
+    if folders and not found.folder_of:
+        near = [f"{name!r} (nearest folder {', '.join(map(repr, matching.nearest(name, folders))) or 'none'})"
+                for name in found.unmatched_names[:3]]  # fmt: skip
+        raise ValueError(
+            f"{report.source}: no class is a photo folder. The table has {', '.join(near)}; the folders are "
+            f"{', '.join(map(repr, folders[:3]))}. Say name_column= or names=."
+        )
+    report.names_without_photos = found.unmatched_names
+    report.photos_without_row = {
+        folder: matching.nearest(folder, found.unmatched_names) for folder in found.unmatched_folders
+    }
+
+
+def _column_entry(column: Column) -> dict[str, Any]:
+    values = column.values[~column.gaps]
+    return {
+        "name": column.name,
+        "kind": column.kind,
+        "unit": column.unit,
+        "attributes": len(column.categories) or 1,
+        "categories": column.categories,
+        "range": None if column.categories else [float(values.min()), float(values.max())],
+        "gaps": float(column.gaps.mean()),
+        "notes": column.notes,
+    }
+
+
+def _finish(
+    columns: list[Column], class_names: list[str], roles: list[str], groups: dict[str, str] | None, report: TraitReport
+) -> TraitTable:
+    left_out = "; ".join(f"{name!r}: {why}" for name, why in list(report.ignored.items())[:6])
+    if not columns:
+        raise ValueError(f"{report.source} has no column of traits. Not used: {left_out or 'nothing'}. Say use=[...].")
+    gaps = np.stack([column.gaps for column in columns], axis=1)
+    empty = gaps.all(axis=1)
+    if empty.any():
+        names = [name for name, gone in zip(class_names, empty, strict=True) if gone]
+        report.warnings.append(f"classes with nothing but gaps left out: {', '.join(map(repr, names[:6]))}")
+        keep = np.flatnonzero(~empty)
+        class_names, roles = [class_names[i] for i in keep], [roles[i] for i in keep]
+        for column in columns:
+            column.values = column.values[keep]
+    for name, share in zip(class_names, gaps[~empty].mean(axis=1), strict=True):
+        if share > 0.5:
+            report.warnings.append(f"class {name!r}: {share:.0%} of the columns are gaps")
+    seen = np.array([role != "unseen" for role in roles])
+    values, traits, report.scale = attributes_of(columns, seen)
+    report.columns = [_column_entry(column) for column in columns]
+    attribute_groups = groups and [groups.get(trait["column"], "") for trait in traits]
+    return _reported(_checked(class_names, values, attribute_groups, roles, traits, report), report)
+
+
+def _checked(
+    class_names: list[str],
+    values: np.ndarray,
+    groups: list[str] | None,
+    roles: list[str],
+    traits: list[dict],
+    report: TraitReport,
+) -> AttributeTable:
+    zero = np.flatnonzero(~values.astype(np.float32).any(axis=1))
+    if len(zero):
+        left_out = "; ".join(f"{name!r}: {why}" for name, why in list(report.ignored.items())[:6])
+        raise ValueError(
+            f"{report.source}: class {class_names[zero[0]]!r} is 0 in all {len(traits)} attributes, so nothing "
+            f"describes it. Give it a trait that it has{f' (not used: {left_out})' if left_out else ''}."
+        )
+    names = [trait["attribute"] for trait in traits]
+    try:
+        return AttributeTable(class_names, names, values, groups, roles, traits=traits)
+    except ValueError as error:
+        raise ValueError(f"{report.source}: {error}") from None
+
+
+def _reported(table: AttributeTable, report: TraitReport, for_training: bool = True) -> TraitTable:
+    report.look_at(table, for_training)
+    fields = {name: getattr(table, name) for name in table.__dataclass_fields__}
+    result = TraitTable(**fields)
+    result.report = report
+    return result

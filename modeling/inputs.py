@@ -1,0 +1,459 @@
+"""What people give: pictures and descriptions, read in the same way by training, pipeline, endpoint and pages.
+
+Needs numpy and PIL only. Letters of the shapes: K classes, A attributes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+# Pictures -----------------------------------------------------------------------------------------------------------
+
+TURNS = {  # EXIF orientation -> how to set the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+RANGES = (1.0, 2.0**8 - 1, 2.0**16 - 1, 2.0**32 - 1)  # of grey pictures: fractions, 8, 16 and 32 bits
+JPEG, EXIF_SEGMENT, SCAN, END = b"\xff\xd8", 0xE1, 0xDA, 0xD9
+
+
+def read_image(source: str | os.PathLike | bytes) -> Image.Image:
+    """A picture from a file or its bytes, as a viewer shows it; see `upright_rgb`.
+
+    Raises:
+        OSError, SyntaxError, ValueError: there is no such file, it is no image, or its pixels do not decode.
+    """
+    return upright_rgb(open_encoded(source))
+
+
+def open_encoded(source: str | os.PathLike | bytes) -> Image.Image:
+    """As `PIL.Image.open`, which reads the header only.
+
+    A JPEG whose EXIF data PIL cannot read is opened without them, HEIC where pillow-heif is installed.
+    """
+    try:
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+    except UnidentifiedImageError:
+        if not isinstance(source, bytes):
+            with open(source, "rb") as file:
+                source = file.read()
+        if source.startswith(JPEG):
+            return Image.open(BytesIO(without_segments(source, {EXIF_SEGMENT})))
+        if source[4:8] == b"ftyp" and register_heic():
+            return Image.open(BytesIO(source))
+        raise
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture as a viewer shows it: upright by its EXIF tag, in RGB, the first frame of an animation.
+
+    Damaged metadata never costs the picture: at worst it is not turned. Grey pictures of 16 or 32 bits and of
+    floating point are brought to 0..255 by their range, see `eight_bit`.
+
+    Raises:
+        OSError, SyntaxError, ValueError: the pixels do not decode.
+    """
+    image.load()
+    turn = TURNS.get(orientation(image))
+    return eight_bit(image if turn is None else image.transpose(turn)).convert("RGB")
+
+
+def orientation(image: Image.Image) -> int | None:
+    """The EXIF tag that says how to turn a picture, 1 to 8, or None. No other tag is looked at: it may be damaged."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - damaged EXIF makes PIL raise nearly anything
+        return None
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """A grey picture with more than 8 bits a pixel in 8; any other picture as it is. PIL would make it white or black.
+
+    Values of 16 bits are divided by 257. Those of 32 bits and of floating point have no range of their own: the
+    smallest of 0..1 (floating point only), 0..255, 0..65535 and 0..2^32 - 1 that covers all values is taken. Where
+    none does, as with negative values, the picture's own smallest value becomes black and its largest white.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255 == 257
+    if image.mode not in ("I", "F"):
+        return image
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
+    low, high = values.min(), values.max()
+    limit = next((limit for limit in RANGES[image.mode == "I" :] if low >= 0 and high <= limit), None)
+    scaled = values / limit if limit else (values - low) / max(high - low, 1e-300)
+    return Image.fromarray((scaled * 255).round().astype(np.uint8))
+
+
+def without_segments(jpeg: bytes, kinds: set[int]) -> bytes:
+    """A JPEG file without the segments of these kinds (second byte of their marker) before its first scan."""
+    kept, at = [jpeg[:2]], 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (SCAN, END):
+        if jpeg[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if jpeg[at + 1] not in kinds:
+            kept.append(jpeg[at:end])
+        at = end
+    return b"".join([*kept, jpeg[at:]])
+
+
+def register_heic() -> bool:
+    """Let PIL read HEIC where pillow-heif is installed; whether it can."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+# Descriptions: classes in the words of their table, onto the scale of the model. `AttributeTable.traits` says what
+# each attribute came from; that is enough to read a description that is written long after the table.
+
+MISSING = {"", "-", "–", "—", "?", "??", ".", "..", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "unknown"}
+MISSING |= {"nd", "n.d.", "no data", "not available", "not known", "missing", "unbekannt", "k.a.", "k. a.", "inconnu"}
+MISSING |= {"desconocido", "desconhecido", "sconosciuto", "onbekend", "keine angabe", "unk", "unk."}
+YES = {"1", "yes", "y", "true", "t", "x", "✓", "✔", "☑", "+", "present", "ja", "j"}
+YES |= {"wahr", "w", "oui", "o", "vrai", "sí", "si", "s", "verdadero", "vero", "sim", "verdadeiro", "tak", "да"}
+NO = {"0", "no", "n", "false", "f", "✗", "✘", "☐", "absent", "nein"}
+NO |= {"falsch", "nee", "non", "faux", "falso", "não", "nao", "nej", "nie", "нет"}
+_UNITS = {"mass": {"mg": 0.001, "g": 1, "kg": 1000, "t": 1e6, "oz": 28.349523125, "lb": 453.59237}}
+_UNITS["length"] = {"µm": 0.001, "mm": 1, "cm": 10, "dm": 100, "m": 1000, "km": 1e6, "in": 25.4, "ft": 304.8}
+_UNITS["area"] = {"mm2": 1, "cm2": 100, "m2": 1e6, "ha": 1e10, "km2": 1e12}
+_UNITS["volume"] = {"ml": 1, "cl": 10, "dl": 100, "l": 1000}
+_UNITS["time"] = {"s": 1, "min": 60, "h": 3600, "d": 86400, "wk": 604800, "mo": 2629800, "yr": 31557600}
+_DIMENSION = {unit: (dimension, size) for dimension, units in _UNITS.items() for unit, size in units.items()}
+_SPELLED = {
+    "gram": "g",
+    "gramm": "g",
+    "gramme": "g",
+    "kilo": "kg",
+    "ounce": "oz",
+    "pound": "lb",
+    "lbs": "lb",
+    "gr": "g",
+}
+_SPELLED |= {'"': "in", "″": "in", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "litre": "l", "liter": "l"}
+_SPELLED |= {
+    "day": "d",
+    "week": "wk",
+    "month": "mo",
+    "year": "yr",
+    "y": "yr",
+    "hour": "h",
+    "second": "s",
+    "minute": "min",
+}
+_SPELLED |= {
+    "tonne": "t",
+    "ton": "t",
+    "um": "µm",
+    "μm": "µm",
+    "micron": "µm",
+    "hectare": "ha",
+    "percent": "%",
+    "jahr": "yr",
+}
+_PREFIXES = {"kilo": "k", "milli": "m", "centi": "c", "zenti": "c", "deci": "d", "dezi": "d", "micro": "µ", "": ""}
+for _prefix, _short in _PREFIXES.items():
+    _SPELLED |= {f"{_prefix}{word}": f"{_short}m" for word in ("metre", "meter", "mètre", "metro")}
+    _SPELLED |= {f"{_prefix}{word}": f"{_short}g" for word in ("gram", "gramm", "gramme", "gramo")}
+
+QUOTES = "'\"“”„‟’‘`´«»"
+FAR = 1.0
+_NUMBER = r"[+-]?(?:\d+(?:[ '’_.,]\d{3})*(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?"
+_UNIT = r"(?:[^\W\d_]+\.?|%|°\w?|[\"″])(?:[²³23]|\^[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?"
+_ABOUT = r"(?:(?:~|≈|<|>|≤|≥|ca\.?|c\.|circa|about|approx\.?|up to)\s*)?"
+_QUANTITY = re.compile(
+    rf"{_ABOUT}({_NUMBER})\s*({_UNIT})?(?:\s*(?:-|\.\.+|…|to|bis|à)\s*({_NUMBER}))?"
+    rf"\s*(?:(?:±|\+/-)\s*{_NUMBER})?\s*({_UNIT})?\s*(?:\([^()]*\))?",
+    re.IGNORECASE,
+)
+_MONTH = (
+    r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec|mär|mrz|mai|okt|dez|janv|févr|avr|juin|juil|août|déc"
+)
+_MONTH += r"|ene|abr|ago|dic|gen|mag|giu|lug|set|ott|january|february|march|april|june|july|august|september|october"
+_MONTH += r"|november|december|januar|februar|märz|juni|juli|oktober|dezember)\.?"
+_DATE = re.compile(
+    rf"\d{{1,4}}[. /-]*{_MONTH}(?:[ /.-]*\d{{2,4}})?|{_MONTH}[ /.-]*\d{{1,4}}|\d{{4}}-\d\d-\d\d.*"
+    r"|\d{1,2}\.\d{1,2}\.|\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d\d)(?: .*)?",
+    re.IGNORECASE,
+)
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """' Did you mean 'a', 'b'?' for an unknown name or a part of a name, or '' when nothing in `known` is near."""
+    lowered = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
+    near += [k for k in lowered if len(name) > 2 and name.lower() in k and k not in near]
+    return f" Did you mean {', '.join(repr(lowered[k]) for k in near[:3])}?" if near else ""
+
+
+@functools.lru_cache(maxsize=100_000)
+def is_date(text: str) -> bool:
+    """Whether a spreadsheet has made a date of what was typed, such as '12. Sep' of 9-12."""
+    return _DATE.fullmatch(text.strip()) is not None
+
+
+def unit_name(text: str | None) -> str:
+    """A unit as the tables write it: 'grams' is g, 'mm²' is mm2. What is not known stays as it is."""
+    text = (text or "").strip().rstrip(".").replace("²", "2").replace("³", "3").replace("^", "")
+    for word in (text, text.lower(), text.lower().removesuffix("s")):
+        if word in _DIMENSION or word in _SPELLED:
+            return _SPELLED.get(word, word)
+    return text
+
+
+def dimension(unit: str) -> str:
+    """What a unit measures, such as 'length'; the unit itself where that is not known."""
+    return _DIMENSION.get(unit, (unit, 1))[0]
+
+
+def known_unit(text: str) -> bool:
+    return unit_name(text) in _DIMENSION or unit_name(text) in ("%", "°C", "°F", "°")
+
+
+@functools.lru_cache(maxsize=100_000)
+def decimal_sign(text: str) -> str | None:
+    """'.' or ',' where a number shows which of them it uses for decimals, None where it does not: 1.200, 12."""
+    for number in re.findall(_NUMBER, text, re.IGNORECASE):
+        signs = re.findall(r"[.,]", number)
+        if len(set(signs)) == 2:
+            return signs[-1]
+        if len(signs) > 1:
+            return "," if signs[0] == "." else "."
+        if signs and not re.search(r"(?<!\d)[1-9]\d{0,2}[.,]\d{3}(?!\d)", number):
+            return signs[0]
+    return None
+
+
+@functools.lru_cache(maxsize=100_000)
+def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
+    """Number and unit of '1 200 g', '0,5', '9–12 mm' (its middle), '~3', '80 %'. Raises ValueError for others."""
+    text = re.sub(r"[−–—‒]", "-", " ".join(text.split()))
+    if text[:1] in QUOTES:
+        text = text.strip(QUOTES)
+    match = None if is_date(text) else _QUANTITY.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a number")
+    low, first_unit, high, unit = match.groups()
+    numbers = [_float(number, decimal) for number in (low, high) if number]
+    if first_unit and unit and unit_name(first_unit) != unit_name(unit):
+        raise ValueError(f"{text!r} has two units")
+    number = sum(numbers) / len(numbers)
+    if not abs(number) < 3.4e38:
+        raise ValueError(f"{text!r} is too large a number")
+    return number, unit_name(unit or first_unit)
+
+
+def _float(number: str, decimal: str | None) -> float:
+    decimal = decimal or decimal_sign(number) or "."
+    number = re.sub(r"[ '’_]", "", number)
+    whole, _, fraction = number.partition(decimal)
+    if not re.fullmatch(r"[+-]?(\d*|\d{1,3}([.,]\d{3})+)(e.*)?", whole, re.IGNORECASE) or re.search("[.,]", fraction):
+        raise ValueError(f"{number!r} is not a number with the decimal sign {decimal!r}")
+    return float(re.sub(r"[.,]", "", whole) + ("." + fraction if fraction else ""))
+
+
+def in_unit(number: float, unit: str, wanted: str) -> float:
+    """The number in another unit. Raises ValueError where they do not measure the same."""
+    if unit in ("", wanted):
+        return number
+    (kind, size), (wanted_kind, wanted_size) = (_DIMENSION.get(name, (name, 1)) for name in (unit, wanted))
+    if kind != wanted_kind:
+        raise ValueError(f"it is in {unit}, and the column {'in ' + wanted if wanted else 'has no unit'}")
+    return number * size / wanted_size
+
+
+def scaled(trait: Mapping[str, Any], number: Any) -> Any:
+    """A number of the table, or an array of them, on the scale of the class attributes.
+
+    0 to 1 over the training classes; at most `FAR` beyond, so that no single trait outweighs all the others.
+    """
+    if trait["scale"] is None:
+        return number
+    low, high = trait["scale"]
+    if trait["offset"] is not None:
+        low, high, number = (np.log10(np.asarray(each) + trait["offset"]) for each in (low, high, number))
+    return np.clip((number - low) / (high - low), -FAR, 1 + FAR)
+
+
+def one_scale(values: np.ndarray) -> float | None:
+    """1 or 100 where all K x A values share the scale 0..1 or 0..100, None where they do not."""
+    top = values.max(axis=0)
+    if values.min() < 0 or top.max() > 100 or 1 < top.max() <= 50:
+        return None
+    if top.max() <= 1:
+        return 1.0
+    zero_or_one = np.isin(values, (0, 0.5, 1)).all(axis=0) & (top > 0)
+    from_zero = (values.min(axis=0) == 0).mean() >= 0.2
+    return 100.0 if zero_or_one.mean() <= 0.05 and (from_zero or top.max() <= 3 * top.min()) else None
+
+
+def plain_traits(table: Any) -> list[dict[str, Any]]:
+    """Traits of a table that has none: each column a number on the table's one scale, or in its own range."""
+    values = table.class_attributes
+    whole, fill = one_scale(values), values[table.seen if table.seen.any() else slice(None)].mean(axis=0)
+    return [
+        {
+            "attribute": name,
+            "column": name,
+            "kind": "number",
+            "category": None,
+            "unit": "",
+            "range": [0.0, whole] if whole else [float(values[:, i].min()), float(values[:, i].max())],
+            "scale": None,
+            "offset": None,
+            "fill": float(fill[i]),
+            "has_it": whole,
+        }
+        for i, name in enumerate(table.attribute_names)
+    ]
+
+
+def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: str = "The class") -> np.ndarray:
+    """Class attributes, A, on the table's scale, from a description in its words.
+
+    Args:
+        traits: of the A attributes. description: `{"bill": "hooked", "mass": "120 g", "crest": True}` by column or
+            attribute, a pandas Series by its labels, or all A values on the table's scale in order. What is left out
+            or missing has the column's mean over the training classes, which neither helps nor hurts the class.
+
+    Raises:
+        ValueError: an unknown column or category (with near names), a value far outside the column's range (with the
+            range), another unit, nothing described.
+    """
+    if hasattr(description, "to_dict"):
+        description = description.to_dict()
+    if not isinstance(description, Mapping):
+        if len(description) != len(traits):
+            raise ValueError(
+                f"{name!r} is described by {len(description)} values; there are {len(traits)} attributes."
+            )
+        description = {trait["attribute"]: value for trait, value in zip(traits, description, strict=True)}
+        traits = [trait | {"scale": None, "offset": None, "range": list(_on_scale(trait))} for trait in traits]
+    values, told = np.array([trait["fill"] for trait in traits], np.float32), []
+    for key, value in description.items():
+        if value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING):
+            continue
+        places = _places(traits, key, name)
+        try:
+            values[places] = encode([traits[i] for i in places], value)
+        except ValueError as error:
+            raise ValueError(f"{name!r}, {key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
+        if traits[places[0]]["has_it"] == 100 and not isinstance(value, bool | np.bool_ | str):
+            told.append(float(value))
+    require_whole_scale(told, name)
+    if not description or not values.any():
+        raise ValueError(f"{name!r} is described by nothing but gaps and zeros. Give it at least one trait.")
+    return values
+
+
+def require_whole_scale(numbers: Sequence[float], name: str) -> None:
+    """Raise ValueError for numbers of a table of 0 to 100 that all are 0 to 1, and so are meant on another scale."""
+    if len(numbers) and 0 < max(numbers) <= 1:
+        raise ValueError(
+            f"{name!r}: all values are 0 to 1, but the table's scale is 0 to 100. Write 100 or True for 'has it'."
+        )
+
+
+def _on_scale(trait: Mapping[str, Any]) -> tuple[float, float]:
+    return (float(scaled(trait, trait["range"][0])), float(scaled(trait, trait["range"][1])))
+
+
+def plain_name(text: str) -> str:
+    """A column's name without a unit in brackets, capitals and underscores."""
+    return re.sub(r"\s*[(\[].*[)\]]$", "", text).casefold().replace("_", " ").strip()
+
+
+def _places(traits: Sequence[Mapping[str, Any]], key: Any, name: str) -> list[int]:
+    """Where the attribute or the column `key` stands: several places for a column of categories."""
+
+    for said in (str, lambda text: plain_name(str(text))):
+        for what in ("attribute", "column"):
+            places = [i for i, trait in enumerate(traits) if said(trait[what]) == said(key)]
+            if len({traits[i]["column"] for i in places}) == 1:
+                return places
+    known = list(dict.fromkeys([trait["column"] for trait in traits] + [trait["attribute"] for trait in traits]))
+    raise ValueError(f"{name!r}: there is no attribute or column {key!r}.{near_names(str(key), known)}")
+
+
+def encode(traits: Sequence[Mapping[str, Any]], value: Any, decimal: str | None = None) -> list[float]:
+    """The attributes of one column, on the table's scale. Raises ValueError, without saying where."""
+    first = traits[0]
+    if first["category"] is not None and (len(traits) > 1 or isinstance(value, str)):
+        return _encode_categories(traits, value)
+    whole = first["has_it"]
+    if isinstance(value, str) and value.strip().casefold() in (YES | NO) - {"0", "1"}:
+        value = value.strip().casefold() in YES
+    if isinstance(value, bool | np.bool_):
+        if whole is None:
+            raise ValueError(f"{value} does not fit a number {_range_text(first)}")
+        return [whole * bool(value)]
+    try:
+        number, unit = quantity(value, decimal) if isinstance(value, str) else (float(value), "")
+        if unit == "%" and first["unit"] != "%" and whole:
+            number, unit = number * whole / 100, ""
+        number = in_unit(number, unit, first["unit"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r} does not fit a number {_range_text(first)}: {error}") from None
+    check_range(first, number)
+    return [float(scaled(first, number))]
+
+
+def _encode_categories(traits: Sequence[Mapping[str, Any]], value: Any) -> list[float]:
+    known = {trait["category"].casefold(): i for i, trait in enumerate(traits)}
+    words = (
+        [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set) else [str(value)]
+    )
+    if len(words) == 1 and words[0].strip().casefold() not in known:
+        words = [word for word in re.split(r"[;|,/+]", words[0]) if word.strip()]
+    encoded = [0.0] * len(traits)
+    for word in words:
+        place = known.get(" ".join(str(word).split()).casefold())
+        if place is None:
+            names = [trait["category"] for trait in traits]
+            shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            raise ValueError(f"{word!r} is not one of {shown}.{near_names(str(word), names)}".removesuffix("."))
+        encoded[place] = traits[place]["has_it"]
+    return encoded
+
+
+def check_range(trait: Mapping[str, Any], number: float) -> None:
+    """Raise ValueError for a number far outside the range of its column."""
+    low, high = _bounds(trait)
+    if not low <= number <= high:
+        raise ValueError(f"{number:g} is far outside the column, a number {_range_text(trait)}")
+
+
+def _bounds(trait: Mapping[str, Any]) -> tuple[float, float]:
+    """Beyond them a value is far outside: one more width of the range, for logarithms at most a factor of ten."""
+    low, high = trait["range"]
+    if trait["has_it"] is not None:
+        return low, high
+    if trait["offset"] is not None:
+        factor = min(10.0, max(2.0, (high + trait["offset"]) / (low + trait["offset"])))
+        return (low / factor if low > 0 else min(low, 0.0)), high * factor
+    width = high - low or abs(high) or 1.0
+    top = min(high + width, max(high, 100.0)) if trait["kind"] == "percent" else high + width
+    return (max(0.0, low - width) if low >= 0 else low - width), top
+
+
+def _range_text(trait: Mapping[str, Any]) -> str:
+    unit = f" {trait['unit']}" if trait["unit"] else ""
+    return f"from {trait['range'][0]:g} to {trait['range'][1]:g}{unit}"

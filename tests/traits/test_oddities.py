@@ -1,0 +1,383 @@
+"""Small tables, one oddity each: the value that was meant, or a message that says where and what to do."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dedn_hf.traits import read_traits
+
+BASE = [
+    ["class", "role", "red", "green", "mass"],
+    ["Wren", "train", "1", "0", "9.5"],
+    ["Kite", "train", "0", "1", "1000"],
+    ["Swan", "unseen", "0.5", "0.5", "11000"],
+]
+SWAN = np.log10(11000 / 9.5) / np.log10(1000 / 9.5)
+RIGHT = [[1, 0, 0], [0, 1, 1], [0.5, 0.5, SWAN]]
+
+
+def text(rows, delimiter=","):
+    return "\n".join(delimiter.join(row) for row in rows) + "\n"
+
+
+def changed(change):
+    return [[change(i, j, cell) for j, cell in enumerate(row)] for i, row in enumerate(BASE)]
+
+
+def cell_at(row, column, cell):
+    return changed(lambda i, j, old: cell if (i, j) == (row, column) else old)
+
+
+def with_column(*cells, at=None):
+    at = len(BASE[0]) if at is None else at
+    return [[*row[:at], cell, *row[at:]] for row, cell in zip(BASE, cells, strict=True)]
+
+
+COMMAS = [[cell.replace(".", ",") for cell in row] for row in BASE]
+LATIN = ("latin", "Troglodytes troglodytes", "Milvus milvus", "Cygnus olor")
+SAME = {
+    "semicolons": text(BASE, ";"),
+    "semicolons and decimal commas": text(COMMAS, ";"),
+    "tabs": text(BASE, "\t"),
+    "bars": text(BASE, "|"),
+    "a line sep=": "sep=,\n" + text(BASE),
+    "UTF-8 with a mark": text(BASE).encode("utf-8-sig"),
+    "UTF-16": text(BASE, "\t").encode("utf-16"),
+    "UTF-16 without a mark": text(BASE).encode("utf-16-le"),
+    "empty columns": text([[*row, "", ""] for row in BASE]),
+    "empty rows": text(BASE) + ",,,,\n\n,,,,\n",
+    "quoted decimal commas": text([[f'"{cell}"' for cell in row] for row in COMMAS]),
+    "percent": text(changed(lambda i, j, cell: cell + "%" if i and j in (2, 3) else cell)),
+    "TRUE": text(changed(lambda i, j, cell: {"1": "TRUE", "0": "FALSE"}.get(cell, cell) if j < 4 else cell)),
+    "WAHR": text(changed(lambda i, j, cell: {"1": "WAHR", "0": "FALSCH"}.get(cell, cell) if j < 4 else cell)),
+    "yes": text(changed(lambda i, j, cell: {"1": "yes", "0": "No"}.get(cell, cell) if j < 4 else cell)),
+    "ja": text(changed(lambda i, j, cell: {"1": "ja", "0": "nein"}.get(cell, cell) if j < 4 else cell)),
+    "oui": text(changed(lambda i, j, cell: {"1": "oui", "0": "non"}.get(cell, cell) if j < 4 else cell)),
+    "sí": text(changed(lambda i, j, cell: {"1": "sí", "0": "no"}.get(cell, cell) if j < 4 else cell)),
+    "x and blank": text(changed(lambda i, j, cell: {"1": "x", "0": ""}.get(cell, cell) if j < 4 else cell)),
+    "a column of row numbers": text([[number, *row] for row, number in zip(BASE, ["", "0", "1", "2"], strict=True)]),
+    "a Latin name second": text(with_column(*LATIN, at=1)),
+    "the class not first": text(with_column(*LATIN, at=0)),
+    "a unit": text(changed(lambda i, j, cell: cell + " g" if i and j == 4 else cell)),
+    "several units": text(cell_at(2, 4, "1 kg")).replace("9.5", "9.5 g").replace("11000", "11000 g"),
+    "a no-break space": text(changed(lambda i, j, cell: cell.replace("1000", "1\u00a0000") if i and j == 4 else cell)),
+    "a thin space": text(cell_at(3, 4, "11\u202f000")),
+    "an underscore": text(cell_at(2, 4, "1_000")),
+    "a Swiss apostrophe": text(cell_at(3, 4, "11'000")),
+    "Excel's apostrophe": text(cell_at(2, 4, "'1000")),
+    "typographic quotes": text(cell_at(1, 2, "\u201c1\u201d")),
+    "a range": text(cell_at(1, 4, "9-10")),
+    "a range with a long dash": text(cell_at(1, 4, "9–10")),
+    "about": text(cell_at(1, 4, "~9.5")),
+    "plus or minus": text(cell_at(1, 4, "9.5 ± 0.3")),
+    "an exponent": text(cell_at(2, 4, "1.0E+03")),
+    "a split column": text([["class", "split", "red", "green", "mass"], *BASE[1:]]),
+    "the role test": text(changed(lambda i, j, cell: cell.replace("unseen", "test"))),
+    "a seen column": text([["class", "seen", "red", "green", "mass"]] + [
+        [row[0], "no" if row[1] == "unseen" else "yes", *row[2:]] for row in BASE[1:]
+    ]),
+    "capitals in the header": text([["Class", "Role", "red", "green", "mass"], *BASE[1:]]),
+    "CR LF": text(BASE).replace("\n", "\r\n"),
+    "CR": text(BASE).replace("\n", "\r"),
+    "CR CR LF": text(BASE).replace("\n", "\r\r\n"),
+    "comments": '# my "table\n# of birds\n' + text(BASE),
+    "a title": "My bird table,,,,\n" + text(BASE),
+    "notes above": "Birds of the lake\nsee www.example.org; all of it\n\n" + text(BASE),
+    "a constant column": text(with_column("planet", "1", "1", "1")),
+    "an empty column": text(with_column("wing", "", "NA", "-")),
+    "sources": text(with_column("mass source", "Smith", "Jones", "Smith")),
+    "comments in a column": text(with_column("remarks", "see p. 3", "", "nice")),
+    "coordinates": text(with_column("Latitude", "50.5", "12.2", "-3.1")),
+    "ids": text(with_column("SpecID", "513", "77", "1048")),
+}  # fmt: skip
+
+
+def read(tmp_path, content, name="table.csv", encoding="utf-8", **arguments):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return read_traits(path, **arguments)
+
+
+@pytest.mark.parametrize("content", SAME.values(), ids=SAME)
+def test_the_same_table_written_otherwise_is_the_same_table(tmp_path, content):
+    table = read(tmp_path, content)
+    assert table.class_names == ["Wren", "Kite", "Swan"]
+    assert table.attribute_names == ["red", "green", "mass"]
+    assert table.roles == ["train", "train", "unseen"]
+    np.testing.assert_allclose(table.class_attributes, RIGHT, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mark", ["NA", "", "-", "?", "n/a", "unknown", "NaN", "-999", "-9999", "-999.9", "-1", "#N/A"]
+)
+def test_a_missing_mark_is_a_gap_that_has_the_mean_of_the_training_classes(tmp_path, mark):
+    rows = [*cell_at(2, 4, mark), ["Owl", "train", "1", "1", "400"]]
+    table = read(tmp_path, text(rows))
+    mass = table.class_attributes[:, 2]
+    assert mass[1] == pytest.approx((mass[0] + mass[3]) / 2)
+    assert next(column for column in table.report.columns if column["name"] == "mass")["gaps"] == 0.25
+
+
+def test_a_gap_is_exactly_nothing_once_the_class_attributes_are_centred(tmp_path):
+    table = read(tmp_path, text([*cell_at(2, 4, "NA"), ["Owl", "train", "1", "1", "400"]]))
+    mass = table.class_attributes[:, 2]
+    assert mass[1] - mass[table.seen].mean() == pytest.approx(0, abs=1e-7)
+
+
+def test_an_impossible_negative_is_said_to_be_a_gap(tmp_path):
+    assert "-1 read as a gap" in str(read(tmp_path, text(cell_at(2, 4, "-1"))).report)
+
+
+@pytest.mark.parametrize("cells", [("-1", "0", "1"), ("-5", "3", "2"), ("-9", "12", "15"), ("-1000", "-999", "20")])
+def test_a_negative_that_is_possible_is_a_number(tmp_path, cells):
+    table = read(tmp_path, text(with_column("temperature", *cells)))
+    assert next(column for column in table.report.columns if column["name"] == "temperature")["gaps"] == 0
+
+
+def test_a_true_minus_is_a_minus(tmp_path):
+    table = read(tmp_path, text(cell_at(1, 4, "\u22125")))
+    assert table.traits[2]["range"] == [-5, 11000]
+
+
+def test_a_category_becomes_an_attribute_for_each_of_its_values(tmp_path):
+    table = read(tmp_path, text(with_column("habitat", "forest", "Field", "lake")))
+    assert table.attribute_names[3:] == ["habitat=Field", "habitat=forest", "habitat=lake"]
+    assert table.class_attributes[:, 3:].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("parted", ["brown;white", "brown; white", "brown | white", "brown/white", "brown & white"])
+def test_several_values_in_a_cell_are_all_true(tmp_path, parted):
+    table = read(tmp_path, text(with_column("colours", parted, "brown", "white")))
+    assert table.attribute_names[3:] == ["colours=brown", "colours=white"]
+    assert table.class_attributes[:, 3:].tolist() == [[1, 1], [1, 0], [0, 1]]
+
+
+def test_a_name_of_one_class_with_letters_of_windows_is_read(tmp_path):
+    table = read(tmp_path, text(cell_at(3, 0, "Cygne tuberculé")), encoding="cp1252")
+    assert table.class_names[2] == "Cygne tuberculé"
+    assert "Windows-1252" in str(table.report)
+
+
+def test_a_line_break_within_a_name_is_a_space_and_lines_are_still_counted_right(tmp_path):
+    content = (
+        'class,role,red,green,mass\n"Wren\n(Eurasian)",train,1,0,9 g\nSwan,unseen,0,1,heavy\nKite,train,0,1,1 g\n'
+    )
+    with pytest.raises(ValueError, match=r"line 4, column 'mass': 'heavy' is not a number"):
+        read(tmp_path, content)
+    assert read(tmp_path, content.replace("heavy", "5 g")).class_names[0] == "Wren (Eurasian)"
+
+
+def test_the_second_column_of_a_name_that_pandas_numbered_is_pointed_at(tmp_path):
+    table = read(tmp_path, text([["class", "role", "red", "red.1", "mass"], *BASE[1:]]))
+    assert table.attribute_names == ["red", "red.1", "mass"]
+    assert "'red.1' looks like what pandas calls a second column 'red'" in str(table.report)
+
+
+def test_a_thousands_point_and_a_decimal_comma_are_told_apart_by_the_whole_table(tmp_path):
+    german = "Art;Haube;Gewicht;Flügel\nMeise;ja;18,5;1.200\nHopf;nein;60,25;950\n"
+    assert read(tmp_path, german, encoding="cp1252").traits[2]["range"] == [950, 1200]
+    english = 'class,crest,weight,wing\nTit,yes,18.5,"1,200"\nHoopoe,no,60.25,950\n'
+    assert read(tmp_path, english).traits[2]["range"] == [950, 1200]
+    assert read(tmp_path, german.replace("1.200", "1.2").replace(",", "."), decimal=".").traits[2]["range"] == [
+        1.2,
+        950,
+    ]
+
+
+REFUSED = {
+    "a date that was a range": (text(cell_at(1, 4, "01.May")), r"line 2, column 'mass': '01.May' looks like .* date"),
+    "12. Sep": (text(cell_at(2, 4, "12. Sep")), r"line 3, column 'mass': '12. Sep' .* as text"),
+    "a word among numbers": (text(cell_at(2, 4, "heavy")), r"line 3, column 'mass': 'heavy' is not a number.*kinds="),
+    "two decimal signs": (text([["class", "a", "b"], ["x", "1,5", "2"], ["y", "1.5", "3"]], ";"), r"column 'a': '1.5'"),
+    "one unit among none": (text(cell_at(2, 4, "1 kg")), r"line 3, column 'mass': '1 kg'.*has no unit"),
+    "a unit of something else": (text(cell_at(2, 4, "12 mm")).replace("9.5", "9.5 g"), r"line 3, column 'mass': '12 mm'"),
+    "too many cells": (text([*BASE[:2], [*BASE[2], "5"], BASE[3]]), r"line 3: 6 cells, but the header has 5.*quotes"),
+    "a cell too few": (text([*BASE[:2], BASE[2][:-1], BASE[3]]), r"line 3: 4 cells, but the header has 5"),
+    "a header twice": (text([["class", "role", "red", "red", "mass"], *BASE[1:]]), r"'red' stands twice, as columns 3"),
+    "no header": (text([["Wren", "1", "0.5"], ["Kite", "0", "1.5"]]), "Add a header row"),
+    "a role": (text(cell_at(1, 1, "trian")), r"line 2, column 'role': 'trian'. Use train, val or unseen"),
+    "two roles": (text([*BASE, ["Wren", "unseen", "1", "0", "9 g"]]), r"'Wren' is 'unseen' here, elsewhere 'train'"),
+    "nothing": ("", "is empty"),
+    "a header only": (text(BASE[:1]), "at least one class row"),
+    "classes in columns": (text([list(row) for row in zip(*[[r[0], *r[2:]] for r in BASE], strict=True)]), "transposed="),
+    "an old Excel file": (b"\xd0\xcf\x11\xe0" + bytes(50), "Save it as .xlsx"),
+    "a web page": ("<!DOCTYPE html><table></table>", "web page"),
+    "bytes": (bytes(range(256)), "not a text file"),
+    "nothing but gaps": (text([["class", "a", "b"], ["x", "NA", "?"], ["y", "-", ""]]), "no column of traits.*value"),
+    "a class that has nothing": (text([["class", "a", "b"], ["x", "yes", "no"], ["y", "no", "no"]]), "'y' is 0 in all"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_refused_with_its_place_and_what_to_do(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        read(tmp_path, content)
+    assert str(tmp_path / "table.csv") in str(refused.value)
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No trait table at"):
+        read_traits(tmp_path / "none.csv")
+
+
+def test_classes_in_columns_are_turned_when_photos_or_the_user_say_so(tmp_path):
+    content = "trait,Wren,Kite,Swan\nred,1,0,0.5\ngreen,0,1,0.5\nmass,9.5,1000,11000\n"
+    for header, arguments in (("what", {"photos": ["Wren", "Kite"]}), ("what", {"transposed": True}), ("trait", {})):
+        table = read(tmp_path, content.replace("trait", header), **arguments)
+        assert table.class_names == ["Wren", "Kite", "Swan"]
+        assert table.attribute_names == ["red", "green", "mass"]
+
+
+# Several rows, long tables, units beside --------------------------------------------------------------------------
+
+
+def test_rows_of_one_class_become_one(tmp_path):
+    content = "species,sex,mass\nA b,f,10 g\nA b,m,14 g\nA b,,12 g\nC d,m,3 kg\nE f,f,\n"
+    table = read(tmp_path, content)
+    assert table.class_names == ["A b", "C d", "E f"]
+    assert table.attribute_names == ["sex=f", "sex=m", "mass"]
+    assert table.class_attributes[0, :2].tolist() == [1, 1]
+    assert table.traits[2]["range"] == [12, 3000]
+    assert table.report.several_rows == {"A b": 3}
+    assert "differ by up to 4; their median is used" in str(table.report)
+
+
+def test_a_column_of_units_belongs_to_its_neighbour(tmp_path):
+    table = read(tmp_path, "species,body mass,body mass - units,crest\nA b,1.5,kg,yes\nC d,200,g,no\n")
+    assert table.attribute_names == ["body mass", "crest"]
+    assert sorted(table.traits[0]["range"]) in ([200, 1500], [0.2, 1.5])
+    assert table.traits[0]["unit"] in ("g", "kg")
+
+
+def test_a_row_of_units_under_the_header_is_understood(tmp_path):
+    table = read(tmp_path, "class,mass,wing\n,g,mm\nA,12,80\nB,1200,300\n")
+    assert [trait["unit"] for trait in table.traits] == ["g", "mm"]
+
+
+LONG = {
+    "TRY": (
+        "AccSpeciesName\tTraitName\tOrigValueStr\tStdValue\tUnitName\tReference\t\n"
+        "Parus major\tmass\t18\t18\tg\tx\t\nParus major\tmass\t20\t20\tg\tx\t\nParus major\t\t52.1\t52.1\t\tx\t\n"
+        "Parus major\tbill\tcone\t\t\tx\t\nCorvus corax\tmass\t1.2\t1200\tg\ty\t\nCorvus corax\tbill\thooked\t\t\ty\t\n"
+    ),
+    "Darwin Core": (
+        "taxonID,scientificName,measurementType,measurementValue,measurementUnit\n1,Parus major,mass,19,g\n"
+        "1,Parus major,bill,cone,\n2,Corvus corax,mass,1.2,kg\n2,Corvus corax,bill,hooked,\n"
+    ),
+    "EOL": (
+        "page_id,scientific_name,predicate,value,units\n1,Parus major,mass,19,g\n1,Parus major,bill,cone,\n"
+        "2,Corvus corax,mass,1200,g\n2,Corvus corax,bill,hooked,\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("content", LONG.values(), ids=LONG)
+def test_a_table_with_one_trait_a_row_is_turned(tmp_path, content):
+    table = read(tmp_path, content, encoding="latin-1")
+    assert sorted(table.class_names) == ["Corvus corax", "Parus major"]
+    assert table.attribute_names == ["bill=cone", "bill=hooked", "mass"]
+    assert table.traits[2]["range"] in ([19, 1200], [0.019, 1.2])
+    row = table.class_attributes[table.class_names.index("Corvus corax")]
+    assert row.tolist() == [0, 1, 1]
+
+
+def test_the_columns_of_a_long_table_can_be_named(tmp_path):
+    content = "bird,was,wieviel\nTit,mass,19 g\nTit,bill,cone\nRaven,mass,1200 g\nRaven,bill,hooked\n"
+    table = read(tmp_path, content, long_columns=("was", "wieviel"))
+    assert table.attribute_names == ["bill=cone", "bill=hooked", "mass"]
+
+
+def test_a_wrong_cell_of_a_long_table_has_its_line(tmp_path):
+    content = LONG["EOL"] + "3,Pica pica,mass,heavy,\n4,Turdus merula,mass,100,g\n5,Sitta europaea,mass,20,g\n"
+    with pytest.raises(ValueError, match="line 6, column 'mass': 'heavy'"):
+        read(tmp_path, content)
+
+
+# The user's word --------------------------------------------------------------------------------------------------
+
+
+def test_guesses_are_overruled_by_name(tmp_path):
+    rows = with_column("SpecID", "513", "77", "1048")
+    rows = [[*row, cell] for row, cell in zip(rows, ("code", "1", "2", "3"), strict=True)]
+    table = read(tmp_path, text(rows), use=["SpecID"], ignore=["green"], kinds={"code": "category"})
+    assert table.attribute_names == ["red", "mass", "SpecID", "code=1", "code=2", "code=3"]
+    assert table.report.ignored == {"green": "as you said"}
+
+
+def test_a_unit_can_be_given_with_the_kind(tmp_path):
+    table = read(tmp_path, text(BASE), kinds={"mass": "number in g"})
+    assert table.traits[2]["unit"] == "g"
+    assert table.describe("mine", {"mass": "1 kg"})[2] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"use": ["gren"]}, "no column 'gren'. Did you mean 'green'"),
+        ({"kinds": {"mass": "weight"}}, "use number, percent, yes/no, category"),
+        ({"name_column": "Species"}, "no column 'Species'. It has 'class'"),
+    ],
+)
+def test_a_wrong_word_of_the_user_is_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path, text(BASE), **arguments)
+
+
+def test_delimiter_encoding_header_and_marks_can_be_given(tmp_path):
+    content = "A;B\nC;D\n" + text(cell_at(2, 4, "999"), ";") + "Owl;train;1;1;10\n"
+    table = read(tmp_path, content, delimiter=";", encoding="ascii", header=3, missing=[999])
+    assert table.class_names == ["Wren", "Kite", "Swan", "Owl"]
+    assert table.report.columns[2]["gaps"] == 0.25
+
+
+# DataFrames and Excel ---------------------------------------------------------------------------------------------
+
+
+def test_a_data_frame_is_read_with_its_index_as_classes():
+    frame = pd.DataFrame(
+        {"crest": [True, False], "mass": [9.5, 1000.0], "bill": ["cone", None]}, index=pd.Index(["Wren", "Kite"])
+    )
+    table = read_traits(frame)
+    assert table.class_names == ["Wren", "Kite"]
+    assert table.attribute_names == ["crest", "mass"]  # one bill for all that are known
+    assert table.class_attributes.tolist() == [[1, 0], [0, 1]]
+
+
+def test_the_sheet_with_the_table_is_found_whatever_the_file_is_called(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "Read me"
+    for row in (["This table"], ["column", "meaning"], ["mass", "in grams, of adults"]):
+        book.active.append(row)
+    sheet = book.create_sheet("birds")
+    for row in (["Birds of the lake"], [], ["class", "share", "mass", "crest"]):
+        sheet.append(row)
+    for row in (["Wren", 0.07, 9.5, True], ["Kite", 0.5, 1000, False], ["Swan", None, 11000, True]):
+        sheet.append(row)
+        sheet.cell(sheet.max_row, 2).number_format = "0%"
+    book.save(tmp_path / "birds.csv")
+    table = read_traits(tmp_path / "birds.csv")
+    assert table.class_names == ["Wren", "Kite", "Swan"]
+    assert [trait["kind"] for trait in table.traits] == ["percent", "number", "yes/no"]
+    assert table.traits[0]["range"] == [0, 100] or table.traits[0]["range"] == [7, 50]
+    assert "Excel sheet 'birds'; not read: 'Read me'" in str(table.report)
+    with pytest.raises(ValueError, match="no sheet 'bird'. It has 'Read me', 'birds'"):
+        read_traits(tmp_path / "birds.csv", sheet="bird")
+
+
+def test_a_damaged_excel_file_is_refused_by_its_content(tmp_path):
+    pytest.importorskip("openpyxl")
+    with pytest.raises(ValueError, match="table.csv is an Excel file by its content, but it does not open"):
+        read(tmp_path, b"PK\x03\x04" + bytes(50))
+
+
+def test_a_range_that_excel_made_a_date_is_refused_with_its_row(tmp_path):
+    import datetime
+
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["class", "eggs", "mass"], ["Wren", "3-4", 9], ["Kite", datetime.datetime(2026, 9, 12), 1000]):
+        book.active.append(row)
+    book.save(tmp_path / "birds.xlsx")
+    with pytest.raises(ValueError, match="row 3, column 'eggs': '2026-09-12.*turned into a date"):
+        read_traits(tmp_path / "birds.xlsx")
