@@ -179,7 +179,10 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         return "yes/no"
     if words <= {"0", "1"}:
         return "yes/no"
-    alike = dimensions[""] + max((count for each, count in dimensions.items() if each), default=0)
+    units = {each: count for each, count in dimensions.items() if each}
+    if len(units) > 1 and not all(known_unit(quantity(cell)[1] or "%") for cell in numbers):
+        return "category"  # codes such as 1a and 2b
+    alike = dimensions[""] + max(units.values(), default=0)
     return "number" if alike + sum(map(is_date, told)) >= 0.6 * len(told) else "category"
 
 
@@ -236,7 +239,9 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
         notes.append(f"{bare} without a unit taken for {wanted}")
     if len(units) > 1:
         notes.append(f"{', '.join(units)} brought to {wanted}")
-    middles = sum(bool(re.search(r"\d\s*[^\W\d]*\s*(-|–|—|to|bis|\.\.)\s*\d", cell)) for cell in cells)
+    middles = sum(
+        bool(re.search(r"\d\s*[^\W\d]*\s*(-|–|—|to|bis|\.\.)\s*\d", re.sub(r"[eE]-\d", "", cell))) for cell in cells
+    )
     if middles:
         notes.append(f"{middles} range{'s' if middles > 1 else ''} read as the middle")
     if missing:

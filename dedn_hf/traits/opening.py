@@ -310,7 +310,7 @@ def _named(
                 f"{source}, {word} {row_line}: {filled} cells, but the header has {width}. Put quotes around a cell "
                 "with the delimiter in it (a decimal comma?), or give the last columns names."
             )
-        if len(cells) < width:
+        if len(cells) < width and filled > 1:  # one cell alone is a note
             raise ValueError(
                 f"{source}, {word} {row_line}: {len(cells)} cells, but the header has {width}. A cell is missing."
             )

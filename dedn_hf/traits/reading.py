@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+from dedn_hf.modeling.attribute_table import CLASS_COLUMNS, AttributeTable, near_names
 from dedn_hf.traits import layout, matching
 from dedn_hf.traits.choosing import why_no_trait
 from dedn_hf.traits.columns import KINDS, Column, find_style, read_column
@@ -112,6 +112,9 @@ def read_traits(
         report.notes.append(f"roles by the column {role_column!r}")
     choices.require_columns(opened)
     candidates = [name for name in opened.cells if name not in (class_column, role_column)]
+    for name in [each for each in candidates if role_column and each.casefold() in CLASS_COLUMNS]:
+        report.ignored[name] = f"{role_column!r} says the roles"
+        candidates.remove(name)
     style, guess = find_style(opened, candidates, decimal, missing)
     report.notes += [guess] * bool(guess)
     if like is not None:

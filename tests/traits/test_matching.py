@@ -46,7 +46,7 @@ def test_the_same_spelling_goes_first(tmp_path):
 @pytest.mark.parametrize(
     ("names", "photos", "message"),
     [
-        (["Wren", "Kite"], ["001.wren", "002.Wren"], "'Wren' in the table may be any of the folders '001.wren', '002.Wren'"),
+        (["Wren", "Kite"], ["001.wren", "002.Wren"], "'Wren' in the table may be any of the folders '001.wren', '002.Wren'"),  # noqa: E501
         (["house wren", "House_Wren"], ["House-Wren"], "'House-Wren' may be any of 'house wren', 'House_Wren'"),
         (["Wren", "Kite"], ["Wren ", "Kite"], "'Wren ' has spaces around it.*Clean it"),
         (["Wren", "Kite"], ["Wrenn", "Owl"], "no class is a photo folder.*'Wren' .nearest folder 'Wrenn'"),

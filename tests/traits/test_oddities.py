@@ -188,23 +188,23 @@ REFUSED = {
     "a date that was a range": (text(cell_at(1, 4, "01.May")), r"line 2, column 'mass': '01.May' looks like .* date"),
     "12. Sep": (text(cell_at(2, 4, "12. Sep")), r"line 3, column 'mass': '12. Sep' .* as text"),
     "a word among numbers": (text(cell_at(2, 4, "heavy")), r"line 3, column 'mass': 'heavy' is not a number.*kinds="),
-    "two decimal signs": (text([["class", "a", "b"], ["x", "1,5", "2"], ["y", "1.5", "3"]], ";"), r"column 'a': '1.5'"),
+    "two decimal signs": (text([["class", "a", "b"], ["x", "1,5", "2"], ["y", "1.5", "3"]], ";"), r"column 'a': '1.5'"),  # noqa: E501
     "one unit among none": (text(cell_at(2, 4, "1 kg")), r"line 3, column 'mass': '1 kg'.*has no unit"),
-    "a unit of something else": (text(cell_at(2, 4, "12 mm")).replace("9.5", "9.5 g"), r"line 3, column 'mass': '12 mm'"),
+    "a unit of something else": (text(cell_at(2, 4, "12 mm")).replace("9.5", "9.5 g"), r"line 3, column 'mass': '12 mm'"),  # noqa: E501
     "too many cells": (text([*BASE[:2], [*BASE[2], "5"], BASE[3]]), r"line 3: 6 cells, but the header has 5.*quotes"),
     "a cell too few": (text([*BASE[:2], BASE[2][:-1], BASE[3]]), r"line 3: 4 cells, but the header has 5"),
-    "a header twice": (text([["class", "role", "red", "red", "mass"], *BASE[1:]]), r"'red' stands twice, as columns 3"),
+    "a header twice": (text([["class", "role", "red", "red", "mass"], *BASE[1:]]), r"'red' stands twice, as columns 3"),  # noqa: E501
     "no header": (text([["Wren", "1", "0.5"], ["Kite", "0", "1.5"]]), "Add a header row"),
     "a role": (text(cell_at(1, 1, "trian")), r"line 2, column 'role': 'trian'. Use train, val or unseen"),
     "two roles": (text([*BASE, ["Wren", "unseen", "1", "0", "9 g"]]), r"'Wren' is 'unseen' here, elsewhere 'train'"),
     "nothing": ("", "is empty"),
     "a header only": (text(BASE[:1]), "at least one class row"),
-    "classes in columns": (text([list(row) for row in zip(*[[r[0], *r[2:]] for r in BASE], strict=True)]), "transposed="),
+    "classes in columns": (text([list(row) for row in zip(*[[r[0], *r[2:]] for r in BASE], strict=True)]), "transposed="),  # noqa: E501
     "an old Excel file": (b"\xd0\xcf\x11\xe0" + bytes(50), "Save it as .xlsx"),
     "a web page": ("<!DOCTYPE html><table></table>", "web page"),
     "bytes": (bytes(range(256)), "not a text file"),
     "nothing but gaps": (text([["class", "a", "b"], ["x", "NA", "?"], ["y", "-", ""]]), "no column of traits.*value"),
-    "a class that has nothing": (text([["class", "a", "b"], ["x", "yes", "no"], ["y", "no", "no"]]), "'y' is 0 in all"),
+    "a class that has nothing": (text([["class", "a", "b"], ["x", "yes", "no"], ["y", "no", "no"]]), "'y' is 0 in all"),  # noqa: E501
 }  # fmt: skip
 
 
@@ -258,7 +258,7 @@ LONG = {
     "TRY": (
         "AccSpeciesName\tTraitName\tOrigValueStr\tStdValue\tUnitName\tReference\t\n"
         "Parus major\tmass\t18\t18\tg\tx\t\nParus major\tmass\t20\t20\tg\tx\t\nParus major\t\t52.1\t52.1\t\tx\t\n"
-        "Parus major\tbill\tcone\t\t\tx\t\nCorvus corax\tmass\t1.2\t1200\tg\ty\t\nCorvus corax\tbill\thooked\t\t\ty\t\n"
+        "Parus major\tbill\tcone\t\t\tx\t\nCorvus corax\tmass\t1.2\t1200\tg\ty\t\nCorvus corax\tbill\thooked\t\t\ty\t\n"  # noqa: E501
     ),
     "Darwin Core": (
         "taxonID,scientificName,measurementType,measurementValue,measurementUnit\n1,Parus major,mass,19,g\n"
