@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .inputs import describe_class, near_names, plain_traits
+from .inputs import describe_class, encode_one, near_names, plain_traits
 from .saving import whole_file
 
 ROLES = ("train", "val", "unseen")
@@ -174,6 +174,14 @@ class AttributeTable:
             attribute_embeddings=None if self.attribute_embeddings is None else self.attribute_embeddings[columns],
             traits=self.traits and [self.traits[i] for i in columns],
         )
+
+    def encode(self, key: str, value: Any) -> dict[str, float]:
+        """Attribute -> value on the table's scale, of one trait in the words of the table: 'bill', 'hooked'.
+
+        Raises ValueError as `describe`.
+        """
+        places, values = encode_one(self.traits or plain_traits(self), key, value, str(key))
+        return {self.attribute_names[place]: float(number) for place, number in zip(places, values, strict=True)}
 
     def describe(self, name: str, description: Mapping | Sequence[float]) -> np.ndarray:
         """The row of class `name`, A, from a description in the words of the table: see `describe_class`."""

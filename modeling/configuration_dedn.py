@@ -35,6 +35,8 @@ class DEDNConfig(PreTrainedConfig):
         feature_shape: [C, H, W] of the feature map.
         attribute_names: A names, in the order of every attribute axis.
         attribute_groups: group name of each attribute; each group gets its own part of the fine expert.
+        traits: what each attribute means in the words of the table that it came from (`AttributeTable.traits`), so
+            that classes can be described later; None: numbers on the scale of the class attributes.
         id2label: class names by label (of `PreTrainedConfig`).
         embedding_size: D.
         query_rank: rank h of a factorised region value P_r (the method's setting for SUN), or None for full rank.
@@ -82,6 +84,7 @@ class DEDNConfig(PreTrainedConfig):
     feature_shape: list | tuple = (1, 1, 1)
     attribute_names: list | None = None
     attribute_groups: list | None = None
+    traits: list | None = None
     embedding_size: int = 300
     query_rank: int | None = None
     experts: list | tuple = EXPERTS

@@ -171,12 +171,15 @@ def check_candidate_labels(labels: Any) -> None:
         raise BadRequest(f"The names in candidate_labels are texts of at most {MAX_NAME_LENGTH} characters.")
     for name, description in labels.items() if isinstance(labels, Mapping) else ():
         values = list(description.values()) if isinstance(description, Mapping) else description
-        if values is not None and not (isinstance(values, list) and all(map(_is_number, values))):
-            raise BadRequest(f"{name!r} is described by {{attribute: number, ...}}, a list of numbers, or null.")
+        if values is not None and not (isinstance(values, list) and all(map(_is_value, values))):
+            raise BadRequest(f"{name!r} is described by {{trait: value, ...}}, a list of numbers, or null.")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e30  # and so fits single precision
+def _is_value(value: Any) -> bool:
+    """Whether this is a number that fits single precision, true or false, or a short text such as '120 g'."""
+    if isinstance(value, str):
+        return len(value) <= MAX_NAME_LENGTH
+    return isinstance(value, int | float) and abs(value) < 1e30
 
 
 def decode_base64(text: str) -> bytes:

@@ -306,7 +306,7 @@ def one_scale(values: np.ndarray) -> float | None:
 
 
 def plain_traits(table: Any) -> list[dict[str, Any]]:
-    """Traits of a table that has none: each column a number on the table's one scale, or in its own range."""
+    """Traits of a table that has none: numbers on the one scale of all columns, or in the range of all values."""
     values = table.class_attributes
     whole, fill = one_scale(values), values[table.seen if table.seen.any() else slice(None)].mean(axis=0)
     return [
@@ -316,7 +316,7 @@ def plain_traits(table: Any) -> list[dict[str, Any]]:
             "kind": "number",
             "category": None,
             "unit": "",
-            "range": [0.0, whole] if whole else [float(values[:, i].min()), float(values[:, i].max())],
+            "range": [0.0, whole] if whole else [float(values.min()), float(values.max())],
             "scale": None,
             "offset": None,
             "fill": float(fill[i]),
@@ -343,25 +343,35 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
     if not isinstance(description, Mapping):
         if len(description) != len(traits):
             raise ValueError(
-                f"{name!r} is described by {len(description)} values; there are {len(traits)} attributes."
+                f"{name!r} is described by {len(description)} values; give all {len(traits)}, or {{trait: value}}."
             )
         description = {trait["attribute"]: value for trait, value in zip(traits, description, strict=True)}
         traits = [trait | {"scale": None, "offset": None, "range": list(_on_scale(trait))} for trait in traits]
-    values, told = np.array([trait["fill"] for trait in traits], np.float32), []
+    values, told, any_told = np.array([trait["fill"] for trait in traits], np.float32), [], False
     for key, value in description.items():
         if value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING):
             continue
-        places = _places(traits, key, name)
-        try:
-            values[places] = encode([traits[i] for i in places], value)
-        except ValueError as error:
-            raise ValueError(f"{name!r}, {key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
+        places, encoded = encode_one(traits, key, value, name)
+        any_told = True
+        values[places] = encoded
         if traits[places[0]]["has_it"] == 100 and not isinstance(value, bool | np.bool_ | str):
             told.append(float(value))
     require_whole_scale(told, name)
-    if not description or not values.any():
+    if not any_told or not values.any():
         raise ValueError(f"{name!r} is described by nothing but gaps and zeros. Give it at least one trait.")
     return values
+
+
+def encode_one(traits: Sequence[Mapping[str, Any]], key: Any, value: Any, name: str) -> tuple[list[int], list[float]]:
+    """Positions and values of the attributes that one column, or attribute, of a description speaks of.
+
+    Raises ValueError as `describe_class`.
+    """
+    places = _places(traits, key, name)
+    try:
+        return places, encode([traits[i] for i in places], value)
+    except ValueError as error:
+        raise ValueError(f"{name!r}, {key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
 
 
 def require_whole_scale(numbers: Sequence[float], name: str) -> None:

@@ -441,7 +441,10 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
     def set_classes(self, table: AttributeTable) -> None:
         """Classify among the classes of `table` from now on; nothing is retrained.
 
-        Columns are matched by attribute name, in any order. Raises ValueError when an attribute is missing.
+        Columns are matched by attribute name, in any order. What they mean (`table.traits`) is kept with the model.
+
+        Raises:
+            ValueError: an attribute is missing.
         """
         table = table.select_attributes(self.config.attribute_names)
         old = self.class_attributes
@@ -449,6 +452,8 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         self.seen = torch.from_numpy(table.seen).to(old.device)
         self.config.id2label = dict(enumerate(table.class_names))
         self.config.label2id = {name: label for label, name in enumerate(table.class_names)}
+        if table.traits is not None:
+            self.config.traits = table.traits
 
     def classes_or_own(
         self, class_attributes: torch.Tensor | None, seen: torch.Tensor | None
@@ -515,6 +520,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             self.class_attributes.float().cpu().numpy(),
             self.config.attribute_groups,
             ["train" if seen else "unseen" for seen in self.seen.tolist()],
+            traits=self.config.traits,
         )
 
     @torch.no_grad()

@@ -160,7 +160,7 @@ class DEDNPipeline(Pipeline):
                 column of a data set.
             candidate_labels: names of classes of the model (default: all); or a mapping of names to descriptions,
                 `{attribute: value}` in the scale of the model's attribute table, or all A values, or None for a class
-                of the model. An attribute that a description leaves out has the mean value of the model's classes.
+                of the model. An attribute that a description leaves out has the mean value of the seen classes.
             top_k: give this many of the best classes only.
             timeout: seconds to wait for an image from a URL.
             batch_size: images that go through the model together.
@@ -237,8 +237,9 @@ def iter_images(images: Iterable) -> Iterable:
 
 
 def save_table(table: AttributeTable, path: Path) -> None:
-    """Write names, groups, roles and class attributes of a table, of any size, as one safetensors file."""
-    names = {name: json.dumps(getattr(table, name)) for name in ("class_names", "attribute_names", "attribute_groups")}
+    """Write names, groups, traits, roles and class attributes of a table, of any size, as one safetensors file."""
+    lists = ("class_names", "attribute_names", "attribute_groups", "traits")
+    names = {name: json.dumps(getattr(table, name)) for name in lists}
     with whole_file(path) as unfinished:
         save_file({"class_attributes": table.class_attributes, "seen": table.seen}, unfinished, metadata=names)
 
@@ -275,7 +276,7 @@ def candidate_table(table: AttributeTable, candidates: Sequence[str] | Mapping[s
     rows, roles = [], []
     for name, description in described.items():
         if description is not None:
-            rows.append(described_class(table, name, description))
+            rows.append(table.describe(name, description))
             roles.append("unseen")
         elif name in position:
             rows.append(table.class_attributes[position[name]])
@@ -286,36 +287,6 @@ def candidate_table(table: AttributeTable, candidates: Sequence[str] | Mapping[s
                 f"A new class needs a description: candidate_labels={{{name!r}: {{attribute: value, ...}}}}."
             )
     return table.replace(class_names=list(described), class_attributes=np.stack(rows), roles=roles)
-
-
-def described_class(
-    table: AttributeTable, name: str, description: Mapping[str, float] | Sequence[float]
-) -> np.ndarray:
-    """Class attributes, A, from a description: all values, or some by attribute name and the mean for the others."""
-    count = table.num_attributes
-    if isinstance(description, Mapping):
-        position = {attribute: i for i, attribute in enumerate(table.attribute_names)}
-        unknown = [attribute for attribute in description if attribute not in position]
-        if unknown:
-            raise ValueError(
-                f"{name!r}: the model has no attribute {unknown[0]!r}.{near_names(str(unknown[0]), position)}"
-            )
-        places = [position[attribute] for attribute in description]
-        given, values = list(description.values()), table.class_attributes.mean(axis=0)
-    else:
-        places, given, values = list(range(count)), list(description), np.zeros(count, np.float32)
-    if not given or len(given) != len(places):
-        raise ValueError(
-            f"{name!r} is described by {len(given)} values; give {{attribute: value, ...}} with at least one "
-            f"attribute, or all {count} values in the order of config.attribute_names."
-        )
-    try:
-        values[places] = np.asarray(given, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name!r}: the values of a description must be numbers; they are {given!r:.200}.") from None
-    if not np.isfinite(values).all() or not values.any():
-        raise ValueError(f"{name!r}: the values of a description must be finite numbers, and not all of them zero.")
-    return values
 
 
 def open_image(image: Any, timeout: float | None = None) -> Image.Image:

@@ -268,7 +268,7 @@ classify({photo}, top_k=5)  # among all classes of the model: [{{"label": ..., "
 _CHOSEN = """\
 labels = [{labels}]
 classify({photo}, candidate_labels=labels)
-# A class by a description; an attribute that is left out has the mean of the model's classes.
+# A class by a description; an attribute that is left out has the mean of the seen classes.
 description = {{{description}}}
 classify({photo}, candidate_labels={{labels[0]: None, "a new class": description}})
 """

@@ -27,7 +27,7 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
         dest="corrections",
         action="append",
         metavar="NAME=VALUE",
-        help="correct an attribute, in the scale of the model's table, and see the ranking change; may be repeated",
+        help="correct a trait, as the model's table has it, and see the ranking change; may be repeated",
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="how many classes to report (default 5)")
     parser.add_argument("--out", metavar="FILE", help=".html, .png, .svg or .json (default: a short text)")
@@ -54,13 +54,12 @@ def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: st
         print(f"Wrote {out}")
 
 
-def attribute_and_value(text: str) -> tuple[str, float]:
-    """Split 'name=80'; the name may contain '='. Raises ValueError for text of another form."""
+def attribute_and_value(text: str) -> tuple[str, float | str]:
+    """Split 'name=80' or 'bill=hooked'; the name may contain '='. Raises ValueError for text of another form."""
     name, _, value = text.rpartition("=")
+    if not name or not value.strip():
+        raise ValueError(f"--set {text!r} is not NAME=VALUE; e.g. --set 'bill shape: hooked=80' or --set mass='120 g'")
     try:
-        number = float(value)
+        return name, float(value)
     except ValueError:
-        name = ""
-    if not name:
-        raise ValueError(f"--set {text!r} is not NAME=VALUE with a number; e.g. --set 'bill shape: hooked=80'")
-    return name, number
+        return name, value.strip()

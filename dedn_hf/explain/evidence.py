@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -172,8 +172,10 @@ class Evidence:
         """The same without corrections."""
         return replace(self, corrections={})
 
-    def correct(self, corrections: Mapping[str, float]) -> Self:
+    def correct(self, corrections: Mapping[str, Any]) -> Self:
         """The same image with true values of some attributes: attribute name -> value in the table's scale.
+
+        Where the table has traits, in their words: {"bill": "hooked", "mass": "120 g"}.
 
         What attribute a adds to the logit of class k, s_a T_ka, becomes -m |V_ka - v| / (max V_a - min V_a): V_ka is
         the class's value in the table, v the true one. So a class loses in proportion to how far its value is from
@@ -184,10 +186,13 @@ class Evidence:
         their scores. All experts are corrected alike. Earlier corrections are dropped.
 
         Raises:
-            ValueError: an unknown attribute, or a value that is not a finite number.
+            ValueError: an unknown attribute, or a value that is not a finite number, or none that the trait can have.
         """
         known = {}
         for name, value in corrections.items():
+            if self.table.traits is not None:
+                known.update(self.table.encode(name, value))
+                continue
             if not isinstance(value, int | float | np.number) or not np.isfinite(value):
                 raise ValueError(f"The true value of {name!r} is {value!r}; give a number, in the table's scale.")
             known[self.table.attribute_names[self._attribute(name)]] = float(value)

@@ -208,7 +208,7 @@ def describe_model(model: DEDNForZeroShot, folder: Path, accelerator: Accelerato
     for name, parameter in model.named_parameters():
         counts["backbone" if name.startswith("backbone.") else "experts"] += parameter.numel()
         counts["trained"] += parameter.numel() * parameter.requires_grad
-    names = ("attribute_names", "attribute_groups")
+    names = ("attribute_names", "attribute_groups", "traits")
     return {
         "config": {name: value for name, value in model_options(model).items() if name not in names},
         "attribute_groups": dict(Counter(config.attribute_groups)),

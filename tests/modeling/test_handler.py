@@ -91,7 +91,7 @@ def test_a_grey_image_of_16_bits_is_answered_as_the_one_of_8(handler):
         {
             "candidate_labels": {
                 "bird a": None,
-                "my bird": {"attribute 3": 1.5},
+                "my bird": {"attribute 3": 0.9},
                 "other bird": [1, 0, 0, 0, 0, 0, 0, 2],
             }
         },
@@ -191,12 +191,12 @@ def test_formats_that_few_send_and_attackers_like_are_refused(kind, handler):
         ({"candidate_labels": ["x" * 10_000]}, "texts"),
         ({"candidate_labels": [f"bird {i}" for i in range(MAX_CANDIDATES + 1)]}, "are allowed"),
         ({"candidate_labels": ["bird aa"]}, "bird a"),
-        ({"candidate_labels": {"new": {"attribute 99": 1}}}, "no attribute 'attribute 99'"),
-        ({"candidate_labels": {"new": {"attribute 1": "1"}}}, "number"),
+        ({"candidate_labels": {"new": {"attribute 99": 1}}}, "no attribute or column 'attribute 99'"),
+        ({"candidate_labels": {"new": {"attribute 1": "hooked"}}}, "'hooked' is not a number"),
         ({"candidate_labels": {"new": {"attribute 1": 10**400}}}, "number"),
         ({"candidate_labels": {"new": {"attribute 1": float("nan")}}}, "number"),
         ({"candidate_labels": {"new": 5}}, "number"),
-        ({"candidate_labels": {"new": [1, 2]}}, "8 values"),
+        ({"candidate_labels": {"new": [1, 2]}}, "give all 8"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(parameters, message, handler):

@@ -58,11 +58,11 @@ def test_scores_of_named_classes_are_those_of_the_pipeline(model, processor, fol
 
 @torch.no_grad()
 def test_a_described_class_is_a_class(model, processor, photos):
-    text = {"bird a": None, "my bird": {"attribute 3": 9.0}}
+    text = {"bird a": None, "my bird": {"attribute 3": 0.9}}
     inputs = processor(images=photos[0], text=text)
     table = model.attribute_table
-    expected = table.class_attributes.mean(axis=0)
-    expected[3] = 9.0
+    expected = table.class_attributes[table.seen].mean(axis=0)
+    expected[3] = 0.9
     np.testing.assert_array_equal(inputs["class_attributes"], np.stack([table.class_attributes[0], expected]))
     assert inputs["seen"].tolist() == [True, False]
     assert model(**inputs).logits.shape == (1, 2)

@@ -75,7 +75,7 @@ def test_what_is_left_out_or_missing_has_the_mean_of_the_training_classes(birds)
         ({"bill": "hoked"}, r"'hoked' is not one of cone, flat, hooked. Did you mean 'hooked'\?"),
         ({"bil": "hooked"}, r"no attribute or column 'bil'. Did you mean 'bill'"),
         ({}, "nothing but gaps"),
-        ([1, 2, 3], "described by 3 values; there are 8 attributes"),
+        ([1, 2, 3], "described by 3 values; give all 8"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_range(birds, description, message):
