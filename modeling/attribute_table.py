@@ -227,7 +227,7 @@ class AttributeTable:
         for name, row, place in zip(class_names, values, places, strict=True):
             if names and not any(row):
                 raise ValueError(f"{place}{_only_zeros(name)}")
-        attribute_groups = row_groups if groups is None else _read_groups(groups, names)
+        attribute_groups = row_groups if groups is None else read_groups(groups, names)
         try:
             matrix = np.array(values, dtype=np.float32).reshape(len(rows), len(names))
             return cls(class_names, names, matrix, attribute_groups, roles, traits=traits)
@@ -361,7 +361,8 @@ def _role(cells: list[str], special: dict[str, int], path: Path, line: int) -> s
     return "train"
 
 
-def _read_groups(groups: str | Path | dict[str, str], attribute_names: list[str]) -> list[str]:
+def read_groups(groups: str | Path | dict[str, str], attribute_names: list[str]) -> list[str]:
+    """Group name of each attribute, from a dict or a CSV file of attribute,group. Raises ValueError if one lacks."""
     place = ""
     if not isinstance(groups, dict):
         path = Path(groups)

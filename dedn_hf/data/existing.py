@@ -10,7 +10,7 @@ import datasets
 
 from dedn_hf.data.base import ZeroShotBuilder
 from dedn_hf.data.catalog import Image, decode_problem
-from dedn_hf.data.own_photos import described_catalog, matching, read_table, require_share
+from dedn_hf.data.own_photos import TableReader, described_catalog, require_share
 from dedn_hf.data.photos import LABEL_COLUMNS, SPLIT_FOLDERS, Photo, Photos, column_of
 from dedn_hf.data.privacy import without_metadata
 
@@ -49,20 +49,20 @@ class Existing(ZeroShotBuilder):
         splits = open_dataset(str(data_dir))
         features = next(iter(splits.values())).features
         image, label = image_column or find_images(features), label_column or find_labels(features)
-        table = read_table(csv, groups)
+        reader = TableReader(Path(csv), groups, {})
         found, stamps, self.rows = Photos(str(data_dir)), {}, {}
+        labels = {split: names_of(rows, label) for split, rows in splits.items()}
+        classes = reader({name for names in labels.values() for name in names})
         for split, rows in splits.items():
-            names = names_of(rows, label)
-            classes = matching(table)(set(names))
             images = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-            for index, name in enumerate(names):
+            for index, name in enumerate(labels[split]):
                 path = os.path.join(found.root, split, str(index))
                 found.photos.append(
                     Photo(path, classes.get(name, name), SPLIT_FOLDERS.get(split, ""), name in classes)
                 )
                 self.rows[f"{split}/{index}"] = images, image, index
                 stamps[path] = rows._fingerprint
-        super().__init__(described_catalog(found, table, csv, test_fraction, stamps), **options)
+        super().__init__(described_catalog(found, reader, test_fraction, stamps), **options)
 
     def problems(self, images: list[Image]) -> dict[str, str]:
         """File -> reason, for the images that do not decode."""

@@ -10,19 +10,21 @@ from dedn_hf.data.own_photos import own_catalog
 
 
 class Folder(ZeroShotBuilder):
-    """Images in `data_dir/<class>/` (subfolders too) and a CSV of class attributes, read by `AttributeTable`.
+    """Images in one folder a class, at any depth, and a table of traits, read by `read_traits`.
 
-    The CSV's column `role` (train, val, unseen) or `seen` (1, 0) says which classes are trained on. Images of seen
-    classes are split into train and test_seen by a hash of their names; images of unseen classes are test_unseen.
-    Unseen classes without images stay in the table; seen classes without images are left out. Without `val` classes,
-    about a fifth of the seen ones take that role for the validation splits.
+    A class with images is seen, one without is unseen, unless a column `role` (train, val, unseen) or `seen` (1, 0)
+    says otherwise. Images of seen classes are split into train and test_seen by a hash of their names, or by folders
+    train and test; images of unseen classes are test_unseen. Unseen classes without images stay in the table; seen
+    classes without images are left out. Without `val` classes, about a fifth of the seen ones take that role for the
+    validation splits.
 
     Args:
-        data_dir: folder of class folders.
-        csv: class attributes; default `attributes.csv` in `data_dir`.
+        data_dir: folder of class folders, or a list of files and labels, see `find_photos`.
+        csv: table of traits, of any kind that `read_traits` reads; default `attributes.csv` in `data_dir`.
         groups: attribute groups, where the CSV has no `#group` row: a CSV file of attribute,group or a dict.
         test_fraction: share of a seen class's images that is test_seen, above 0 and below 1.
-        options: `validation`, `strict`, `cache_dir`, `config_name` of `ZeroShotBuilder`.
+        names, name_column, use, ignore, kinds, sheet: as of `read_traits`.
+        options: `validation`, `strict`, `cache_dir`, `config_name`, `keep_metadata` of `ZeroShotBuilder`.
 
     Raises:
         FileNotFoundError: no such folder, or no such CSV file.
@@ -38,6 +40,14 @@ class Folder(ZeroShotBuilder):
         csv: str | Path | None = None,
         groups: str | Path | dict[str, str] | None = None,
         test_fraction: float = 0.2,
+        names: str | Path | dict[str, str] | None = None,
+        name_column: str | None = None,
+        use: list[str] | None = None,
+        ignore: list[str] | None = None,
+        kinds: dict[str, str] | None = None,
+        sheet: str | int | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(own_catalog(data_dir, csv, groups, test_fraction), **options)
+        reading = {"names": names, "name_column": name_column, "use": use, "ignore": ignore}
+        reading |= {"kinds": kinds, "sheet": sheet}
+        super().__init__(own_catalog(data_dir, csv, groups, test_fraction, **reading), **options)

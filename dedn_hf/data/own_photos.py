@@ -8,28 +8,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
-from dedn_hf.data.photos import Match, Photos, find_photos
-from dedn_hf.modeling.attribute_table import AttributeTable, near_names
+from dedn_hf.data.photos import Photos, find_photos
+from dedn_hf.modeling.attribute_table import AttributeTable, near_names, read_groups
+from dedn_hf.traits import read_traits
 
 logger = logging.getLogger(__name__)
 
 
 def own_catalog(
-    data_dir: str | Path, csv: str | Path | None, groups: str | Path | dict[str, str] | None, test_fraction: float
+    data_dir: str | Path,
+    csv: str | Path | None,
+    groups: str | Path | dict[str, str] | None,
+    test_fraction: float,
+    **reading: Any,
 ) -> Catalog:
     """The catalog of the images under `data_dir`; arguments and errors as `Folder`."""
     require_share(test_fraction)
-    csv = Path(data_dir) / "attributes.csv" if csv is None else Path(csv)
-    table = read_table(csv, groups)
-    found = find_photos(data_dir, matching(table))
+    reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else Path(csv), groups, reading)
+    found = find_photos(data_dir, reader)
     for line in found.describe_skipped():
         logger.warning("Not used: %s.", line)
     warn_same_photos(found)
     stamps = {photo.path: stamp(photo.path) for photo in found.photos}
-    return described_catalog(found, table, csv, test_fraction, stamps)
+    return described_catalog(found, reader, test_fraction, stamps)
 
 
 def require_share(test_fraction: float) -> None:
@@ -38,27 +43,40 @@ def require_share(test_fraction: float) -> None:
         raise ValueError(f"test_fraction is {test_fraction}; it is the share of a class to test on, above 0, below 1.")
 
 
-def read_table(csv: Path, groups: str | Path | dict[str, str] | None) -> AttributeTable:
-    """The class attributes; raises ValueError without seen or unseen classes."""
-    table = AttributeTable.from_csv(csv, groups)
-    table.require_seen_and_unseen()
-    return table
-
-
-def matching(table: AttributeTable) -> Match:
-    """Which names of folders or labels are classes of the table."""
-    return lambda names: {name: name for name in names & set(table.class_names)}
-
-
-def described_catalog(
-    found: Photos, table: AttributeTable, csv: Path, test_fraction: float, stamps: Mapping[str, str]
-) -> Catalog:
-    """The catalog of photos and their classes' attributes.
+class TableReader:
+    """Reads the table once the names of the folders, or labels, with photos are known.
 
     Args:
-        csv: named in errors. stamps: path of each photo -> what changes with it.
+        path: of the table. groups: as of `Folder`. reading: further arguments of `read_traits`.
     """
+
+    def __init__(self, path: Path, groups: str | Path | dict[str, str] | None, reading: Mapping[str, Any]) -> None:
+        self.path, self.groups = path, groups
+        self.reading = {name: value for name, value in reading.items() if value is not None}
+        self.table: AttributeTable | None = None
+
+    def __call__(self, names: set[str]) -> dict[str, str]:
+        """The classes of those names that the table knows; its classes are then called as these."""
+        clean = {name: " ".join(name.split()) for name in names}  # no name of a class has spaces around it
+        self.table = self.read(sorted(set(clean.values())) or None)
+        known = set(self.table.class_names)
+        return {name: class_name for name, class_name in clean.items() if class_name in known}
+
+    def read(self, names: list[str] | None) -> AttributeTable:
+        """The table. Classes are called as in `names` where they match, and are seen unless the table says else."""
+        table = read_traits(self.path, photos=names, **self.reading)
+        for warning in table.report.warnings if names else ():
+            logger.warning("%s: %s.", self.path, warning)
+        if self.groups is not None:
+            return table.replace(attribute_groups=read_groups(self.groups, table.attribute_names))
+        return table
+
+
+def described_catalog(found: Photos, reader: TableReader, test_fraction: float, stamps: Mapping[str, str]) -> Catalog:
+    """The catalog of photos and their classes' attributes. stamps: path of each photo -> what changes with it."""
+    table, csv = reader.table, reader.path
     require_described(found, table.class_names, csv)
+    table.require_seen_and_unseen()
     counts = found.counts()
     missing = [name for name in table.class_names if not counts[name]]
     unseen = {name for name, is_seen in zip(table.class_names, table.seen, strict=True) if not is_seen}

@@ -120,14 +120,20 @@ def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos
         if os.path.isfile(os.path.join(source, name)):
             return listed_photos(os.path.join(source, name), match)
     found = Photos(source)
-    files = sorted(walk(source, found))
-    classes = {} if match is None else match({name for _, parts in files for name in parts[:-1]})
-    for path, parts in files:
-        label, split, known = place_of(parts[:-1], classes, match is None)
-        if reason := why_unused(path) or (None if label else "outside the folders of classes"):
+    usable = []
+    for path, parts in sorted(walk(source, found)):
+        reason = why_unused(path) or (None if len(parts) > 1 else "outside the folders of classes")
+        if reason:
             found.skipped[reason].append(printable("/".join(parts)))
         else:
+            usable.append((path, parts))
+    classes = {} if match is None else match({name for _, parts in usable for name in parts[:-1]})
+    for path, parts in usable:
+        label, split, known = place_of(parts[:-1], classes, match is None)
+        if label:
             found.photos.append(Photo(path, label, split, known))
+        else:
+            found.skipped["outside the folders of classes"].append(printable("/".join(parts)))
     return found
 
 

@@ -72,6 +72,6 @@ def test_what_is_no_data_set_is_refused(table, tmp_path):
 
 
 def test_a_label_without_a_row_is_named(table, tmp_path):
-    birds(["Wren"] * 3 + ["Kites"] * 3).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match="first 'Kites'. Did you mean 'Kite'"):
+    birds(["Wren"] * 3 + ["Kits"] * 3).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match="first 'Kits'. Did you mean 'Kite'"):
         loaded(tmp_path / "saved", table, tmp_path)

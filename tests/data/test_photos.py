@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import unicodedata
 import zipfile
 
 import datasets
@@ -226,6 +227,39 @@ def test_a_file_may_have_any_name(name, birds, tmp_path):
     assert len(files) == 13
     folder = prepare("folder", tmp_path / "parquet", birds, csv=tmp_path / "table.csv")
     assert sorted(files) == sorted(row["file"] for images in load(folder)[0].values() for row in images)
+
+
+@pytest.mark.parametrize(
+    ("folder", "row"),
+    [
+        ("wren", "Wren"),
+        ("001.Wren", "Wren"),
+        ("Wren ", "Wren"),
+        ("House_Wren", "House Wren"),
+        ("House\u00a0Wren", "House Wren"),
+        ("Cooper\u2019s Hawk", "Cooper's Hawk"),
+        (unicodedata.normalize("NFD", "Gr\u00fcnspecht"), "Gr\u00fcnspecht"),
+    ],
+)
+def test_folders_and_rows_that_mean_the_same_class_find_each_other(folder, row, tmp_path):
+    root = write_folder(tmp_path / "photos", {folder: 3, "Kite": 3, "Swan": 2})
+    write_csv(tmp_path / "table.csv", {row: "train", "Kite": "train", "Swan": "unseen"})
+    splits, _ = loaded(root, tmp_path)
+    assert sum(len(images) for images in splits.values()) == 8
+
+
+def test_a_class_with_photos_is_seen_and_one_without_is_unseen(tmp_path):
+    root = write_folder(tmp_path / "photos", {"Wren": 3, "Kite": 3})
+    (tmp_path / "table.csv").write_text("species;bill;mass g\nWren;fine;9\nKite;hooked;950\nSwan;broad;11000\n")
+    splits, table = loaded(root, tmp_path)
+    assert dict(zip(table.class_names, table.seen.tolist(), strict=True)) == {
+        "Wren": True,
+        "Kite": True,
+        "Swan": False,
+    }
+    assert table.attribute_names == ["bill=broad", "bill=fine", "bill=hooked", "mass g"]
+    assert table.class_attributes.min() >= 0 and table.class_attributes[:2].max() <= 1
+    assert len(splits["test_unseen"]) == 0
 
 
 # Classes without photos ---------------------------------------------------------------------------------------------
