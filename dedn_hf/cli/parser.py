@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
 from dedn_hf.cli.explain import add_explain
 from dedn_hf.cli.export import add_export
@@ -23,6 +24,7 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_push,
     add_push_data,
     add_serve,
+    add_check,
     add_classify,
     add_explain,
     add_export,

@@ -14,7 +14,7 @@ from dedn_hf.data.base import abbreviate
 from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
 from dedn_hf.data.photos import Photos, find_photos
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names, read_groups
-from dedn_hf.traits import read_traits
+from dedn_hf.traits import TraitReport, read_traits
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,20 @@ def own_catalog(
     warn_same_photos(found)
     stamps = {photo.path: stamp(photo.path) for photo in found.photos}
     return described_catalog(found, reader, test_fraction, stamps)
+
+
+def check(data_dir: str | Path, csv: str | Path, **reading: Any) -> tuple[Photos, TraitReport]:
+    """The photos and the report on the table, for a look before the training.
+
+    Args:
+        reading: names, name_column, use, ignore, kinds, sheet of `read_traits`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `find_photos` and `read_traits`.
+    """
+    reader = TableReader(Path(csv), None, reading)
+    found = find_photos(data_dir, reader)
+    return found, reader.table.report
 
 
 def require_share(test_fraction: float) -> None:

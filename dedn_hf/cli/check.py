@@ -1,0 +1,47 @@
+"""dedn check: what training would make of photos and a table of traits."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+FEW = 5  # photos; below, a class is hardly learned and hardly tested
+
+
+def add_check(commands: argparse._SubParsersAction) -> None:
+    """dedn check: what training would make of photos and a table of traits."""
+    parser = commands.add_parser(
+        "check",
+        help="say what would be made of photos and a table of traits, before anything is trained",
+        description="Reads photos and table, and prints one screen: photos by class, files that are not used and why, "
+        "what each column became, gaps, classes that nothing tells apart. Trains and writes nothing.",
+    )
+    parser.add_argument("photos", metavar="PHOTOS", help="folder with one folder a class, or a list of files")
+    parser.add_argument("--traits", required=True, metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    parser.add_argument("--names", metavar="FILE", help="CSV of folder,name, where folders and table differ")
+    parser.add_argument("--name-column", metavar="NAME", help="column with the names of the classes")
+    parser.add_argument("--use", nargs="+", metavar="COLUMN", help="columns that are traits, whatever they look like")
+    parser.add_argument("--ignore", nargs="+", metavar="COLUMN", help="columns that are no traits")
+    parser.add_argument(
+        "--kind", nargs="+", metavar="COLUMN=KIND", help="number, percent, yes/no or category, as in body_mass=number"
+    )
+    parser.add_argument("--sheet", metavar="NAME", help="sheet of an Excel file")
+    parser.set_defaults(run=run_check)
+
+
+def run_check(photos: str, traits: str, kind: list[str] | None = None, **reading: Any) -> None:
+    """Print what was found. Raises as `dedn_hf.data.own_photos.check`."""
+    from dedn_hf.data.own_photos import check
+
+    kinds = dict(text.partition("=")[::2] for text in kind or [])
+    found, report = check(photos, traits, kinds=kinds or None, **reading)
+    counts = found.counts()
+    print(f"{found.root}: {len(found.photos)} photos of {len(counts)} classes")
+    few = [f"{name} ({count})" for name, count in counts.items() if count < FEW]
+    if few:
+        print(f"  fewer than {FEW} photos: {', '.join(few[:8])}{f' and {len(few) - 8} more' if len(few) > 8 else ''}")
+    for line in found.describe_skipped():
+        print(f"  not used: {line}")
+    for same in found.same_under_two_labels():
+        print(f"  ! the same photo under several classes: {', '.join(map(found.relative, same))}")
+    print(report)
