@@ -184,6 +184,8 @@ def draw_accuracies(axes: Axes, epochs: Sequence[dict]) -> None:
     """T1, U, S and H, in percent, of the epochs in which they were tested."""
     for name, (colour, marker) in ACCURACY_STYLES.items():
         evaluated = [epoch for epoch in epochs if epoch.get(name) is not None]
+        if not evaluated and any(epoch.get(other) is not None for epoch in epochs for other in ACCURACY_STYLES):
+            continue  # not tested
         scores = [100 * epoch[name] for epoch in evaluated]
         style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 2 if name == "H" else 1.2}
         every = max(1, len(evaluated) // 20)  # more markers than that would run into each other

@@ -264,3 +264,11 @@ def test_figures_leave_no_global_state():
     figure_training({"choosing": SELECTION})
     heat_maps()
     assert not pyplot.get_fignums()
+
+
+def test_a_score_that_was_not_tested_has_no_curve():
+    epochs = [{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "T1": None, "U": None, "S": 0.5, "H": None}]
+    figure = figure_training({"training": epochs})
+    assert [line.get_label() for line in figure.axes[1].lines] == ["S"]
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_position().width > 0.25  # nothing invisible takes the room
