@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -41,6 +42,9 @@ from dedn_hf.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
 
+logger = logging.getLogger(__name__)
+
+FEW_CLASSES = 4  # held-out classes; with fewer, what is chosen by them says little of others
 PROTOCOLS = {
     "val": "epoch (and calibration, where used) chosen on validation classes, then trained on all seen classes; "
     "test splits used once, at the end",
@@ -207,6 +211,7 @@ def select(
     """
     splits, table = experiment.load(True)
     task = replace(validation_task(splits, table), fingerprint=experiment.fingerprint)
+    warn_of_few_classes(task, settings)
     model = new_model(experiment, task.table, settings)
     caches = open_caches(experiment, model, settings, accelerator)
 
@@ -223,6 +228,19 @@ def select(
     accelerator.free_memory()  # the next model needs the room
     record = {"chosen": chosen, "history": progress.epochs, "images": count_images(splits)}
     return record, replace(settings, epochs=chosen["epoch"]), chosen.get("calibration_bias", 0.0)
+
+
+def warn_of_few_classes(task: Task, settings: TrainingSettings) -> None:
+    """Warn where epoch and constant rest on so few classes that they say little of others."""
+    held_out = int((~task.table.seen).sum())
+    if held_out < FEW_CLASSES:
+        constant = " and the constant on unseen logits (calibrate=true)" if settings.calibrate else ""
+        logger.warning(
+            "The epoch%s will be chosen with %d held-out class%s playing the unseen ones. That is too few: scores "
+            "promised there may not hold, and described classes may win far too often, or never. Add classes with "
+            "photos, or use select_on='last' without calibrate.",
+            *(constant, held_out, "es" * (held_out > 1)),
+        )
 
 
 def compute_deterministically(device: torch.device) -> None:

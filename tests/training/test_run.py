@@ -323,9 +323,12 @@ def test_tasks_without_images_or_roles_are_refused():
     splits, table = load_tiny()
     with pytest.raises(ValueError, match="no unseen class"):
         full_task(splits, table.replace(roles=["train"] * 7))
-    splits["test_seen"] = splits["test_seen"].select([])
-    with pytest.raises(ValueError, match="no image in its split 'seen'"):
-        full_task(splits, table)
+    without_training = {**splits, "train": splits["train"].select([])}
+    with pytest.raises(ValueError, match="no image to train on"):
+        full_task(without_training, table)
+    untested = {name: images if name == "train" else images.select([]) for name, images in splits.items()}
+    with pytest.raises(ValueError, match="no photo to test on"):
+        full_task(untested, table)
 
 
 def test_evaluation_sees_what_the_image_processor_gives():

@@ -76,3 +76,10 @@ def test_very_unequal_classes_train(birds, tmp_path, accelerator):
     remove(birds, "wren", "kite", keep=1)
     scores = trained(birds, tmp_path, accelerator, select_on="last")["results"]
     assert all(0 <= scores[name] <= 1 for name in ("T1", "U", "S", "H"))
+
+
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_too_few_classes_to_choose_by_are_warned_of(calibrate, birds, tmp_path, accelerator, caplog):
+    trained(birds, tmp_path, accelerator, select_on="val", calibrate=calibrate)
+    assert "with 1 held-out class playing the unseen ones. That is too few" in caplog.text
+    assert ("the constant on unseen logits" in caplog.text) == calibrate
