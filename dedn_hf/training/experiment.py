@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
+from dedn_hf.data.base import abbreviate
 from dedn_hf.data.features import FeatureCache
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task, test_task, validation_task
@@ -154,6 +156,7 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
         record["selection"], settings, bias = select(experiment, settings, output, accelerator)
         stopwatch.lap("selection")
     model = new_model(experiment, table, settings)
+    require_told_apart(model)
     start = backbone_hash(model)
     model.config.calibration_bias += bias  # it was chosen on top of what the settings give
     caches = open_caches(experiment, model, settings, accelerator)
@@ -213,6 +216,7 @@ def select(
     task = replace(validation_task(splits, table), fingerprint=experiment.fingerprint)
     warn_of_few_classes(task, settings)
     model = new_model(experiment, task.table, settings)
+    require_told_apart(model)
     caches = open_caches(experiment, model, settings, accelerator)
 
     def calibrated(scores: dict, logits: np.ndarray, labels: np.ndarray) -> dict:
@@ -228,6 +232,27 @@ def select(
     accelerator.free_memory()  # the next model needs the room
     record = {"chosen": chosen, "history": progress.epochs, "images": count_images(splits)}
     return record, replace(settings, epochs=chosen["epoch"]), chosen.get("calibration_bias", 0.0)
+
+
+def require_told_apart(model: DEDNForZeroShot) -> None:
+    """Raise ValueError for a class without a direction of its own, and warn of classes that have the same one.
+
+    The model compares directions of class attributes. Centred ones have none where a class is the mean of the seen
+    classes, as it is where there is one seen class only.
+    """
+    directions, names = model.normalized_class_attributes().float(), model.attribute_table.class_names
+    empty = [name for name, length in zip(names, directions.norm(dim=1).tolist(), strict=True) if length < 0.5]
+    if empty:
+        raise ValueError(
+            f"{abbreviate(empty)}: nothing sets {'this class' if len(empty) == 1 else 'these classes'} apart from the "
+            "mean of the seen classes. Use center_attributes=false, or more seen classes and attributes."
+        )
+    same = defaultdict(list)
+    for name, row in zip(names, directions.cpu().numpy().round(6) + 0.0, strict=True):
+        same[row.tobytes()].append(name)
+    for group in same.values():
+        if len(group) > 1:
+            logger.warning("Nothing tells these classes apart, and all get one answer: %s.", abbreviate(group))
 
 
 def warn_of_few_classes(task: Task, settings: TrainingSettings) -> None:

@@ -83,3 +83,18 @@ def test_too_few_classes_to_choose_by_are_warned_of(calibrate, birds, tmp_path, 
     trained(birds, tmp_path, accelerator, select_on="val", calibrate=calibrate)
     assert "with 1 held-out class playing the unseen ones. That is too few" in caplog.text
     assert ("the constant on unseen logits" in caplog.text) == calibrate
+
+
+def test_a_class_without_a_direction_is_refused_before_the_training(birds, tmp_path, accelerator, monkeypatch):
+    monkeypatch.setitem(MODEL, "center_attributes", True)
+    write_csv(tmp_path / "table.csv", {name: "train" if name == "wren" else "unseen" for name in ROLES})
+    with pytest.raises(ValueError, match="wren: nothing sets this class apart from the mean of the seen classes"):
+        trained(birds, tmp_path, accelerator, select_on="last")
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_classes_with_one_description_are_named(birds, tmp_path, accelerator, caplog):
+    rows = ["class,role,red,round", "wren,train,1,0", "kite,train,1,0", "tern,train,0,1", "gull,train,1,1"]
+    (tmp_path / "table.csv").write_text("\n".join([*rows, "swan,unseen,0,1", "crow,unseen,1,1"]) + "\n")
+    trained(birds, tmp_path, accelerator, select_on="last")
+    assert "Nothing tells these classes apart, and all get one answer: wren, kite." in caplog.text
