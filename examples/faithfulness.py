@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from dedn_hf.data import load
+from dedn_hf.data.transforms import decoded, encoded
 from dedn_hf.explain import explain
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.modeling.saving import require_writable
@@ -101,9 +102,10 @@ def games_of(sample: datasets.Dataset, attributes: list[str], annotations: Path 
 
 def batches(sample: datasets.Dataset, size: int):
     """First index, pictures and labels of each batch."""
+    images = encoded(sample)
     for start in tqdm(range(0, len(sample), size), leave=False, disable=None):
-        rows = sample[start : start + size]
-        yield start, [image.convert("RGB") for image in rows["image"]], rows["label"]
+        places = range(start, min(start + size, len(sample)))
+        yield start, decoded(images, places), sample["label"][start : places.stop]
 
 
 def curves_of(model: DEDNForZeroShot, sample: datasets.Dataset, arguments: argparse.Namespace) -> Curves:

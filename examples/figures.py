@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from dedn_hf.data import load
 from dedn_hf.data.tasks import test_task
+from dedn_hf.data.transforms import decoded, encoded
 from dedn_hf.explain.explainer import attribute_evidence, region_maps_of, strongest_attributes, unnormalized
 from dedn_hf.explain.figures import figure_heat_maps
 from dedn_hf.explain.names import spoken, spoken_class
@@ -53,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 @torch.no_grad()
 def draw_heat_maps(model: DEDNForZeroShot, images: datasets.Dataset, count: int) -> Figure:
     """The attributes that speak most for the class that the model predicts, and where both experts found them."""
-    pictures = [image.convert("RGB") for image in images["image"]]
+    pictures = decoded(encoded(images), range(len(images)))
     pixel_values = model.image_processor()(images=pictures, return_tensors="pt")["pixel_values"]
     predicted, names = model(pixel_values).logits.argmax(dim=-1), model.config.id2label
     evidence, maps = attribute_evidence(model, pixel_values, predicted), region_maps_of(model, pixel_values)

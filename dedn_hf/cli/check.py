@@ -18,23 +18,39 @@ def add_check(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("photos", metavar="PHOTOS", help="folder with one folder a class, or a list of files")
     parser.add_argument("--traits", required=True, metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    add_reading_arguments(parser)
+    parser.set_defaults(run=run_check)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """How to read a table of traits where the guesses are wrong: arguments of `read_traits`."""
     parser.add_argument("--names", metavar="FILE", help="CSV of folder,name, where folders and table differ")
     parser.add_argument("--name-column", metavar="NAME", help="column with the names of the classes")
     parser.add_argument("--use", nargs="+", metavar="COLUMN", help="columns that are traits, whatever they look like")
     parser.add_argument("--ignore", nargs="+", metavar="COLUMN", help="columns that are no traits")
     parser.add_argument(
-        "--kind", nargs="+", metavar="COLUMN=KIND", help="number, percent, yes/no or category, as in body_mass=number"
+        "--kind",
+        dest="kinds",
+        nargs="+",
+        metavar="COLUMN=KIND",
+        help="number, percent, yes/no or category, as in body_mass=number",
     )
     parser.add_argument("--sheet", metavar="NAME", help="sheet of an Excel file")
-    parser.set_defaults(run=run_check)
 
 
-def run_check(photos: str, traits: str, kind: list[str] | None = None, **reading: Any) -> None:
+def kinds_of(texts: list[str]) -> dict[str, str]:
+    """COLUMN=KIND of the command line as a mapping. Raises ValueError for text of another form."""
+    for text in texts:
+        if "=" not in text:
+            raise ValueError(f"--kind {text!r} is not COLUMN=KIND; e.g. --kind body_mass=number")
+    return dict(text.rpartition("=")[::2] for text in texts)
+
+
+def run_check(photos: str, traits: str, kinds: list[str] | None = None, **reading: Any) -> None:
     """Print what was found. Raises as `dedn_hf.data.own_photos.check`."""
     from dedn_hf.data.own_photos import check
 
-    kinds = dict(text.partition("=")[::2] for text in kind or [])
-    found, report = check(photos, traits, kinds=kinds or None, **reading)
+    found, report = check(photos, traits, kinds=kinds_of(kinds) if kinds else None, **reading)
     counts = found.counts()
     print(f"{found.root}: {len(found.photos)} photos of {len(counts)} classes")
     few = [f"{name} ({count})" for name, count in counts.items() if count < FEW]

@@ -23,7 +23,7 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help=".csv, .jsonl or .parquet")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="choose among these (default: all of the model)")
     parser.add_argument("--exclude", nargs="+", metavar="NAME", help="leave these classes out")
-    parser.add_argument("--candidates", metavar="CSV", help="more classes, described in a table of attributes")
+    parser.add_argument("--candidates", metavar="FILE", help="more classes, in a table of traits as the model's own")
     parser.add_argument(
         "--min-confidence", type=float, metavar="P", help="below it, 0..1, the answer is 'unknown' (default 0)"
     )
@@ -40,13 +40,13 @@ def run_classify(model: str, photos: list[str], out: str, candidates: str | None
     from accelerate import PartialState
 
     from dedn_hf.classify import classify
-    from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.publish import load_model
+    from dedn_hf.traits import read_traits
 
+    state, loaded = PartialState(), load_model(model)
     if candidates is not None:
-        given["candidates"] = AttributeTable.from_csv(candidates)
-    state = PartialState()
-    found = classify(load_model(model).to(state.device), photos, out, **given)
+        given["candidates"] = read_traits(candidates, like=loaded)
+    found = classify(loaded.to(state.device), photos, out, **given)
     if state.is_main_process:
         for line in found.skipped:
             print(f"Not looked at: {line}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from dedn_hf.cli.check import add_reading_arguments, kinds_of
+
 
 def add_prepare(commands: argparse._SubParsersAction) -> None:
     """dedn prepare: any data set as a Parquet folder."""
@@ -17,7 +19,8 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("name", metavar="NAME", help="cub, sun, awa2, folder or shapes")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--data-dir", help="folder of the images: the unpacked archive, or its parent")
-    parser.add_argument("--csv", help="folder: class attributes (default: attributes.csv in the data folder)")
+    parser.add_argument("--csv", help="folder: table of traits (default: attributes.csv in the data folder)")
+    add_reading_arguments(parser)
     parser.add_argument("--groups", help="folder: CSV file of attribute,group")
     parser.add_argument("--test-fraction", type=float, help="folder: share of a seen class to test on (default 0.2)")
     parser.add_argument("--image-size", type=int, help="shapes: pixels (default 64)")
@@ -45,6 +48,8 @@ def run_prepare(
     from dedn_hf.data.preparing import prepare
 
     require_arguments_of(name, given)
+    if "kinds" in given:
+        given["kinds"] = kinds_of(given["kinds"])
     folder = prepare(name, out, strict=strict, overwrite=overwrite, keep_metadata=keep_metadata, **given)
     print(f"Wrote {folder}\nOpen it with datasets.load_dataset({str(folder)!r}) or dedn_hf.data.load({str(folder)!r})")
 

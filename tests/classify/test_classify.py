@@ -272,3 +272,15 @@ def test_the_command_says_what_came_out(model, photos, tmp_path, capsys):
     (photos / "day 1" / "broken.png").unlink()
     assert main(["classify", str(tmp_path / "model"), str(photos), "--out", out, "--overwrite"]) == 0
     assert main(["classify", str(tmp_path / "nowhere"), str(photos), "--out", out, "--overwrite"]) == 2
+
+
+def test_more_classes_may_come_from_a_spreadsheet(model, photos, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    names = model.config.attribute_names
+    (tmp_path / "more.csv").write_text(
+        ";".join(["species", *names]) + "\n" + ";".join(["Snowy Owl", *["0,5"] * 8]) + "\n"
+    )
+    given = ["classify", str(tmp_path / "model"), str(photos), "--out", str(tmp_path / "answers.csv")]
+    assert main([*given, "--classes", "bird a", "--candidates", str(tmp_path / "more.csv")]) == 3
+    answers = {row[column] for row in rows_of(tmp_path / "answers.csv") for column in ("answer", "second")}
+    assert answers - {""} == {"bird a", "Snowy Owl"}

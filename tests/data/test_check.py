@@ -3,6 +3,7 @@
 import pytest
 
 from dedn_hf.cli import main
+from dedn_hf.data import load
 from tests.fake_data import jpeg, write_folder
 
 TABLE = (
@@ -55,3 +56,17 @@ def test_a_guess_can_be_overruled(birds, tmp_path, capsys):
 def test_a_column_that_is_not_there_is_named_with_a_near_one(birds, tmp_path, capsys):
     assert main(["check", str(birds), "--traits", str(tmp_path / "traits.csv"), "--ignore", "bil"]) == 2
     assert "no column 'bil'. Did you mean 'bill'" in capsys.readouterr().err
+
+
+def test_the_same_words_prepare_the_data(birds, tmp_path):
+    (birds / "Owl").rename(tmp_path / "Owl")
+    given = ["prepare", "folder", "--data-dir", str(birds), "--csv", str(tmp_path / "traits.csv")]
+    assert main([*given, "--out", str(tmp_path / "parquet"), "--kind", "crest=category"]) == 0
+    table = load(tmp_path / "parquet")[1]
+    assert {"crest=no", "crest=ja"} <= set(table.attribute_names)
+    assert table.traits[table.attribute_names.index("mass g")]["unit"] == "g"
+
+
+def test_a_kind_of_another_form_is_refused(birds, tmp_path, capsys):
+    assert main(["check", str(birds), "--traits", str(tmp_path / "traits.csv"), "--kind", "crest"]) == 2
+    assert "is not COLUMN=KIND" in capsys.readouterr().err
