@@ -38,7 +38,7 @@ REQUIRED = [
 ]
 SPACE = ["gradio>=6.0"]
 SERVE = ["starlette>=0.50", "uvicorn>=0.38", "httpx>=0.28", "python-multipart>=0.0.20"]
-EXPORT = ["onnx>=1.19.1", "onnxruntime>=1.23", "onnxscript>=0.5.6"]
+EXPORT = ["onnx>=1.19.1", "onnxruntime>=1.23", "onnxscript>=0.6.2"]
 TEST = [
     *EXPORT,
     *SERVE,

@@ -278,7 +278,12 @@ def traced(classifier: Classifier, shapes: dict[str, tuple]) -> torch.export.Exp
     sizes = {name: torch.export.Dim(name) for axes in varying(shapes).values() for name in axes.values()}
     dynamic = {name: {axis: sizes[size] for axis, size in axes.items()} for name, axes in varying(shapes).items()}
     with explained("torch.export"), without_stack_traces():
-        return torch.export.export(classifier.eval(), (), random_inputs(shapes, batch=2), dynamic_shapes=dynamic)
+        inputs = random_inputs(shapes, batch=2)
+        program = torch.export.export(classifier.eval(), (), inputs, dynamic_shapes=dynamic)
+    for graph in filter(lambda module: isinstance(module, torch.fx.GraphModule), program.graph_module.modules()):
+        for node in graph.graph.nodes:
+            node.meta.pop("stack_trace", None)  # of torch releases that note it all the same
+    return program
 
 
 def to_onnx(
@@ -294,6 +299,9 @@ def to_onnx(
             opset_version=opset,
             verbose=False,
         )
+    for graph in (converted.model.graph, *converted.model.functions.values()):
+        for node in graph:
+            node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     made = converted.model.opset_imports[""]
     if opset not in (None, made):
         raise ValueError(f"torch cannot write this model with opset {opset}. Use opset {made}, or leave it out.")
