@@ -86,12 +86,13 @@ def classify(
         out,
         {"model": fingerprint(model), "photos": digest(found.files), "classes": digest(table.class_names), **options},
     )
-    state = PartialState()
+    state = processes()
     if state.is_main_process:
         blocks.open()
     state.wait_for_everyone()
     count = -(-len(found.files) // BLOCK)
-    mine = blocks.missing(count)[state.process_index :: state.num_processes]
+    # By number, and not by place in the list: another process may have written a block before this one looks.
+    mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
     scorer = Scorer(model, table, min_confidence, top_k)
     for block, rows in answered_blocks(scorer, found.files, mine, batch_size, num_workers, not state.is_main_process):
         blocks.write(block, rows)
@@ -106,6 +107,11 @@ def classify(
         blocks.finish(count, list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
     state.wait_for_everyone()
     return summary
+
+
+def processes() -> PartialState:
+    """The processes that share the work. Where there are CPUs only, accelerate has to be told so."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def require_usable(out: Path, min_confidence: float, top_k: int | None, overwrite: bool) -> None:

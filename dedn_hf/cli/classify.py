@@ -37,13 +37,11 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
 
 def run_classify(model: str, photos: list[str], out: str, candidates: str | None = None, **given: Any) -> int:
     """Classify and say what came out. Raises as `dedn_hf.classify.classify`."""
-    from accelerate import PartialState
-
-    from dedn_hf.classify import classify
+    from dedn_hf.classify.classifier import classify, processes
     from dedn_hf.publish import load_model
     from dedn_hf.traits import read_traits
 
-    state, loaded = PartialState(), load_model(model)
+    state, loaded = processes(), load_model(model)
     if candidates is not None:
         given["candidates"] = read_traits(candidates, like=loaded)
     found = classify(loaded.to(state.device), photos, out, **given)

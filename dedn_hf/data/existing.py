@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 
 from dedn_hf.data.base import ZeroShotBuilder
-from dedn_hf.data.catalog import Image, decode_problem
+from dedn_hf.data.catalog import Image, contents, decode_problem
 from dedn_hf.data.own_photos import TableReader, described_catalog, require_share
 from dedn_hf.data.photos import LABEL_COLUMNS, SPLIT_FOLDERS, Photo, Photos, column_of
 from dedn_hf.data.privacy import without_metadata
@@ -73,10 +73,7 @@ class Existing(ZeroShotBuilder):
         """The bytes of an image."""
         images, column, index = self.rows[file]
         stored = images[index][column]
-        if stored["bytes"] is not None:
-            return stored["bytes"]
-        with open(stored["path"], "rb") as opened:
-            return opened.read()
+        return contents(stored["path"]) if stored["bytes"] is None else stored["bytes"]
 
     def example(self, image: Image) -> dict[str, Any]:
         """One row of the data set."""

@@ -60,11 +60,6 @@ class Photos:
     photos: list[Photo] = field(default_factory=list)
     skipped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    @property
-    def labels(self) -> list[str]:
-        """The distinct labels, sorted."""
-        return sorted({photo.label for photo in self.photos})
-
     def counts(self) -> Counter[str]:
         """Label -> number of photos."""
         return Counter(photo.label for photo in self.photos)

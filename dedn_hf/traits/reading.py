@@ -13,7 +13,7 @@ import pandas as pd
 from dedn_hf.modeling.attribute_table import CLASS_COLUMNS, AttributeTable, near_names
 from dedn_hf.traits import layout, matching
 from dedn_hf.traits.choosing import why_no_trait
-from dedn_hf.traits.columns import KINDS, Column, find_style, read_column
+from dedn_hf.traits.columns import KINDS, Column, Style, find_style, read_column
 from dedn_hf.traits.encoding import encode_columns
 from dedn_hf.traits.opening import Sheet, open_sheet
 from dedn_hf.traits.report import TraitReport
@@ -99,10 +99,7 @@ def read_traits(
     report.class_column = f"column {class_column!r}, {why}"
     _report_matches(report, found, folders, photos_known)
     class_names = [found.folder_of.get(name, name) for name in dict.fromkeys(opened.cells[class_column])]
-    owners = pd.Categorical(
-        opened.cells[class_column], categories=list(dict.fromkeys(opened.cells[class_column]))
-    ).codes
-    owners = np.asarray(owners, dtype=int)
+    owners = pd.factorize(opened.cells[class_column])[0]  # row -> class, in order of appearance
     counts = np.bincount(owners)
     report.several_rows = {name: int(n) for name, n in zip(class_names, counts, strict=True) if n > 1}
     role_column = find_role_column(opened, class_column)
@@ -125,11 +122,26 @@ def read_traits(
         values, traits = encode_columns(old, opened, candidates, owners, len(class_names), style, report)
         report.scale = "as the model has it"
         return _reported(_checked(class_names, values, old.attribute_groups, roles, traits, report), report, False)
+    columns = _read_columns(opened, candidates, choices, class_column, owners, len(class_names), style, units, report)
+    return _finish(columns, class_names, roles, groups, report)
+
+
+def _read_columns(
+    opened: Sheet,
+    candidates: Sequence[str],
+    choices: Choices,
+    class_column: str,
+    owners: np.ndarray,
+    count: int,
+    style: Style,
+    units: Mapping[str, str],
+    report: TraitReport,
+) -> list[Column]:
+    """The columns that are traits; why the others are not goes into the report."""
+    columns = []
     for name in candidates:
         if name[-2:-1] == "." and name[-1].isdigit() and name[:-2] in candidates:
             report.notes.append(f"{name!r} looks like what pandas calls a second column {name[:-2]!r}")
-    columns = []
-    for name in candidates:
         why_not = choices.why_not(name) or (
             None if choices.wants(name) else why_no_trait(opened, name, style, class_column)
         )
@@ -137,13 +149,13 @@ def read_traits(
             report.ignored[name] = why_not
             continue
         kind, unit = choices.kind(name)
-        column = read_column(opened, name, owners, len(class_names), style, kind, unit or units.get(name))
+        column = read_column(opened, name, owners, count, style, kind, unit or units.get(name))
         told = column.values[~column.gaps]
-        if not len(told) or (len(class_names) > 1 and not choices.wants(name) and (told == told[0]).all()):
+        if not len(told) or (count > 1 and not choices.wants(name) and (told == told[0]).all()):
             report.ignored[name] = "it has no value" if not len(told) else "it is the same for all classes"
             continue
         columns.append(column)
-    return _finish(columns, class_names, roles, groups, report)
+    return columns
 
 
 @dataclass
