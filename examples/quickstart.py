@@ -97,7 +97,7 @@ def unseen_classes_and(name: str, description: list[str], table: AttributeTable)
 def probabilities(model: DEDNForZeroShot, pictures: list[Image.Image]) -> torch.Tensor:
     """B x K."""
     pixel_values = model.image_processor()(images=pictures, return_tensors="pt")["pixel_values"]
-    return model(pixel_values).logits.softmax(dim=-1)
+    return model.probabilities(model(pixel_values).logits)
 
 
 def draw_explanation(model: DEDNForZeroShot, picture: Image.Image, path: Path) -> None:

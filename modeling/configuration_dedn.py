@@ -57,6 +57,10 @@ class DEDNConfig(PreTrainedConfig):
         seen_bias: the seen bias m is -seen_bias for seen and +seen_bias for unseen classes (1 in the method).
         calibration_bias: constant added to unseen logits of the prediction, chosen after training on validation
             classes ("calibrated stacking", Chao et al., ECCV 2016); 0 in the method.
+        temperature: logits are divided by it before the softmax that gives probabilities ("temperature scaling", Guo
+            et al., ICML 2017); chosen after training on held-out classes, 1 in the method. It changes no answer.
+        precision_thresholds: pairs of a precision and the lowest probability at which answers had it on held-out
+            classes, precisions rising; see `probability_for`. None: not chosen.
         margin: delta of the margin-aware loss.
         margin_weight, calibration_weight, distillation_weight, alignment_weight: weights of the losses (MAL,
             lambda_cal, lambda_e, lambda_rc).
@@ -100,6 +104,8 @@ class DEDNConfig(PreTrainedConfig):
     coarse_weight: float = 0.5
     seen_bias: float = 1.0
     calibration_bias: float = 0.0
+    temperature: float = 1.0
+    precision_thresholds: list | None = None
     margin: float = 2.0
     margin_weight: float = 1.0
     calibration_weight: float = 0.0
@@ -160,6 +166,32 @@ class DEDNConfig(PreTrainedConfig):
         for field in ("region_weight", "coarse_weight", "feature_dropout", "label_smoothing"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must lie between 0 and 1.")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; it divides logits and must be positive.")
+        for pair in self.precision_thresholds or ():
+            if len(pair) != 2 or not all(0 <= value <= 1 for value in pair):
+                raise ValueError(
+                    f"precision_thresholds holds {pair!r}; give pairs of precision and probability, 0..1."
+                )
+
+    def probability_for(self, precision: float) -> float:
+        """The probability from which on answers were right at least as often as `precision` (0..1), as estimated.
+
+        Raises:
+            ValueError: none was chosen in training, or no threshold gave this precision.
+        """
+        if not self.precision_thresholds:
+            raise ValueError(
+                "This model was trained without thresholds: nothing is known of its precision. Train with folds "
+                "(`dedn train` does), or give a confidence of your own."
+            )
+        enough = [threshold for reached, threshold in self.precision_thresholds if reached >= precision]
+        if not enough:
+            best = max(reached for reached, _ in self.precision_thresholds)
+            raise ValueError(
+                f"No threshold gives a precision of {precision:g}; the highest on held-out classes is {best:g}."
+            )
+        return min(enough)
 
     @property
     def output_attentions(self) -> bool:

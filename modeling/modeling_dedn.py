@@ -46,7 +46,7 @@ class DEDNOutput(ModelOutput):
         region_maps: B x E x A x R, attention times value of every attribute in every region (reshape R to H x W for a
             heat map), experts in the order of `config.experts`; only with `output_attentions=True`.
         losses: every loss term before weighting, by name; only with `labels`.
-        logits_per_image: `logits`, as CLIP and SigLIP call them.
+        logits_per_image: `logits` over `config.temperature`: their softmax over the classes gives probabilities.
     """
 
     loss: torch.Tensor | None = None
@@ -333,7 +333,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             attribute_scores=(weights * attribute_scores).sum(dim=1),
             region_maps=region_maps if output_attentions else None,
             losses=losses,
-            logits_per_image=prediction,
+            logits_per_image=prediction / self.config.temperature,
             **{f"{name}_logits": logits[:, i] for i, name in enumerate(self.experts)},
         )
 
@@ -491,6 +491,10 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         bias = seen_bias_vector(seen, self.config.seen_bias, self.class_attributes.dtype)
         return bias + self.config.calibration_bias * ~seen
 
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Logits of classes that compete, B x K, to how probable each is: B x K float32, rows that sum to 1."""
+        return (logits.float() / self.config.temperature).softmax(dim=-1)
+
     def score_classes(self, attribute_scores: torch.Tensor, table: AttributeTable | None = None) -> torch.Tensor:
         """Logits of any classes, without changing the model's own.
 
@@ -533,7 +537,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             attribute_scores: B x A. k: how many classes (all, where there are fewer). chunk_size: classes at a time.
 
         Returns:
-            Logits B x k, best first; labels B x k; and the log of the sum of exp(logit) over all K classes, B.
+            Logits B x k, best first; their labels and probabilities among all K classes, each B x k.
         """
         sources = (self.class_attributes, self.attribute_mean)
         lengths = self.class_cache("lengths", sources, lambda: _row_lengths(*sources, chunk_size))
@@ -546,10 +550,11 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             values, indices = logits.topk(min(k, logits.shape[1]))
             best.append(values)
             labels.append(indices + start)
-            totals.append(logits.logsumexp(dim=1))
+            totals.append((logits / self.config.temperature).logsumexp(dim=1))
         best, labels = torch.cat(best, dim=1), torch.cat(labels, dim=1)
         best, order = best.topk(min(k, best.shape[1]))
-        return best, labels.gather(1, order), torch.stack(totals).logsumexp(dim=0)
+        total = torch.stack(totals).logsumexp(dim=0)
+        return best, labels.gather(1, order), (best / self.config.temperature - total[:, None]).float().exp()
 
 
 def _row_lengths(class_attributes: torch.Tensor, mean: torch.Tensor, chunk_size: int) -> torch.Tensor:

@@ -212,15 +212,15 @@ class DEDNPipeline(Pipeline):
         if best_only is not None:
             no_classes = self.model.class_attributes[:0]
             attribute_scores = self.model(**inputs, class_attributes=no_classes).attribute_scores
-            logits, labels, log_totals = self.model.top_classes(attribute_scores, best_only)
-            return {"scores": (logits - log_totals[:, None]).float().exp(), "labels": labels}
+            _, labels, scores = self.model.top_classes(attribute_scores, best_only)
+            return {"scores": scores, "labels": labels}
         classes = {}
         if candidates is not None:
             device = self.model.class_attributes.device
             classes["class_attributes"] = torch.from_numpy(candidates.class_attributes).to(device)
             classes["seen"] = torch.from_numpy(candidates.seen).to(device)
         logits = self.model(**inputs, **classes).logits
-        scores, labels = logits.float().softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        scores, labels = self.model.probabilities(logits).sort(dim=-1, descending=True, stable=True)
         return {"scores": scores, "labels": labels}
 
     def postprocess(

@@ -298,7 +298,7 @@ class Scorer:
 
     def _answers(self, pixels: torch.Tensor) -> Iterator[list[dict]]:
         scores = self.model.score_attributes(pixel_values=pixels)
-        confidences = self.model.score_classes(scores, self.table).float().softmax(dim=1)
+        confidences = self.model.probabilities(self.model.score_classes(scores, self.table))
         values, labels = confidences.sort(dim=1, descending=True, stable=True)
         for image, (value, label) in enumerate(zip(values.tolist(), labels.tolist(), strict=True)):
             if self.top_k is None:

@@ -109,6 +109,7 @@ class Evidence:
         expert_scores: E x A, attribute scores of each expert as they enter its logits.
         class_directions: K x A, the normalised class attributes T. class_bias: K.
         region_maps: E x A x H x W, or None for a model without region attention.
+        temperature: divides the logits before their softmax.
         compared_classes: names of the class to explain and of the one to compare it with; None as in `compare`.
         attributes: names of the attributes to show heat maps of; empty: see `heat_map_attributes`.
         top_k: how many classes to report.
@@ -125,6 +126,7 @@ class Evidence:
     class_directions: np.ndarray
     class_bias: np.ndarray
     region_maps: np.ndarray | None
+    temperature: float = 1.0
     compared_classes: tuple[str | None, str | None] = (None, None)
     attributes: tuple[str, ...] = ()
     top_k: int = 5
@@ -158,8 +160,8 @@ class Evidence:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """K, softmax of the logits."""
-        powers = np.exp(self.logits - self.logits.max())
+        """K, softmax of the logits over the temperature."""
+        powers = np.exp((self.logits - self.logits.max()) / self.temperature)
         return powers / powers.sum()
 
     @cached_property

@@ -74,6 +74,7 @@ def explain(
         expert_scores=as_array(model.scale_scores(model.mix_attentions(scores))[0]),
         class_directions=as_array(model.normalized_class_attributes()),
         class_bias=as_array(model.class_bias(model.seen)),
+        temperature=model.config.temperature,
         region_maps=region_maps,
         compared_classes=(class_name, against),
         attributes=tuple(dict.fromkeys(attributes)),

@@ -320,8 +320,9 @@ def model_config(record: dict) -> dict:
 
 
 def recipe(record: dict) -> dict:
-    """The configuration without the constant, which each seed may choose."""
-    return {key: value for key, value in model_config(record).items() if key != "calibration_bias"}
+    """The configuration without what each seed chooses on held-out classes."""
+    chosen = ("calibration_bias", "temperature", "precision_thresholds")
+    return {key: value for key, value in model_config(record).items() if key not in chosen}
 
 
 def default_license(record: dict) -> str:

@@ -88,7 +88,7 @@ def without_detail(pixel_values: torch.Tensor, grid: Sequence[int]) -> torch.Ten
 @torch.no_grad()
 def class_probability(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
     """Probability of one class for each image, B, 0..1. labels: B."""
-    probabilities = model(pixel_values).logits.softmax(dim=-1)
+    probabilities = model.probabilities(model(pixel_values).logits)
     return probabilities.gather(1, labels[:, None])[:, 0].double().cpu().numpy()
 
 

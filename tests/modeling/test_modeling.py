@@ -771,7 +771,7 @@ def test_the_order_of_experts_in_the_configuration_changes_nothing():
     assert DEDNConfig(experts=["fine", "coarse"]).experts == ["coarse", "fine"]
 
 
-COSINE = {"normalize_scores": True, "center_attributes": True, "calibration_bias": 0.4}
+COSINE = {"normalize_scores": True, "center_attributes": True, "calibration_bias": 0.4, "temperature": 1.7}
 
 
 @pytest.mark.parametrize("config", [{}, COSINE])
@@ -792,11 +792,41 @@ def test_logits_follow_from_attribute_scores(config):
 def test_the_best_classes_are_those_of_the_logits_whatever_the_chunks(chunk_size, k):
     model = DEDNForZeroShot.from_timm(None, small_table(classes=9), feature_shape=[6, 2, 2], **COSINE).eval()
     output = model(features=torch.randn(4, 6, 2, 2))
-    best, labels, log_totals = model.top_classes(output.attribute_scores, k, chunk_size)
+    best, labels, probabilities = model.top_classes(output.attribute_scores, k, chunk_size)
     expected, expected_labels = output.logits.topk(min(k, 9))
     torch.testing.assert_close(best, expected)
     assert torch.equal(labels, expected_labels)
-    torch.testing.assert_close(log_totals, output.logits.logsumexp(dim=1))
+    torch.testing.assert_close(probabilities, model.probabilities(output.logits).topk(min(k, 9))[0])
+
+
+@torch.no_grad()
+def test_the_temperature_changes_how_sure_a_model_is_and_no_answer():
+    model = feature_model().eval()
+    features = torch.randn(3, *model.config.feature_shape)
+    logits = model(features=features).logits
+    model.config.temperature = 2.0
+    output = model(features=features)
+    assert torch.equal(output.logits, logits)
+    torch.testing.assert_close(output.logits_per_image.softmax(dim=1), (logits / 2).softmax(dim=1))
+    torch.testing.assert_close(model.probabilities(logits), (logits / 2).softmax(dim=1))
+
+
+def test_the_probability_for_a_precision_is_the_lowest_that_had_it():
+    config = feature_model(precision_thresholds=[[0.8, 0.3], [0.9, 0.6], [0.95, 0.8]]).config
+    assert [config.probability_for(precision) for precision in (0.5, 0.9, 0.91)] == [0.3, 0.6, 0.8]
+    with pytest.raises(ValueError, match="precision of 0.99; the highest on held-out classes is 0.95"):
+        config.probability_for(0.99)
+    with pytest.raises(ValueError, match="trained without thresholds"):
+        feature_model().config.probability_for(0.9)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"temperature": 0.0}, "temperature is 0.0"), ({"precision_thresholds": [[95, 0.5]]}, r"holds \[95, 0.5\]")],
+)
+def test_a_temperature_or_threshold_that_cannot_be_is_refused(option, message):
+    with pytest.raises(ValueError, match=message):
+        feature_model(**option)
 
 
 @pytest.mark.parametrize("feature_source", ["stage", "head"])
@@ -821,7 +851,7 @@ def test_classes_may_be_given_for_one_call(config):
     assert torch.equal(model(features=features).logits, own)
     model.set_classes(other)
     assert torch.equal(output.logits, model(features=features).logits)
-    assert output.logits_per_image is output.logits
+    assert torch.equal(output.logits_per_image, output.logits / model.config.temperature)
 
 
 @pytest.mark.parametrize("config", [{}, {"loss_classes": "seen"}, COSINE])
