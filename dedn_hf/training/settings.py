@@ -38,7 +38,10 @@ class TrainingSettings:
         channels_last: memory layout of the backbone, faster for many convolutional networks.
         select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
             picks the epoch that is best on the test splits (the published protocol); 'last' evaluates the last epoch.
-        calibrate: with select_on='val', also choose there the constant that is added to unseen logits.
+        calibrate: with select_on='val', also choose there the constant that is added to unseen logits, the temperature
+            of probabilities, and the confidence that each precision needs.
+        folds: with select_on='val', how many of five parts of the seen classes play the unseen ones in turn, whatever
+            the table's 'val' classes are; all parts where there are few classes. 0: only the 'val' classes, once.
         evaluate_every: epochs between evaluations.
         seed: of initial weights, batches and augmentation.
         deterministic: use only algorithms that give the same bits every time. CPUs do so anyway. On a GPU it is slow,
@@ -75,6 +78,7 @@ class TrainingSettings:
     channels_last: bool = False
     select_on: Literal["val", "test", "last"] = "val"
     calibrate: bool = False
+    folds: int = 0
     evaluate_every: int = 1
     seed: int = 0
     deterministic: bool = False
@@ -98,6 +102,8 @@ class TrainingSettings:
                 f"feature_views is {self.feature_views}, but augmentation is 'none': all views would be the same. "
                 "Use augmentation='crop' or 'flip'."
             )
+        if not 0 <= self.folds <= 20:
+            raise ValueError(f"folds is {self.folds}; it must be 0 (the 'val' classes once) to 20.")
         if self.calibrate and self.select_on != "val":
             raise ValueError("calibrate=True chooses the unseen bias on validation classes: it needs select_on='val'.")
 

@@ -319,8 +319,8 @@ def test_the_test_task_trains_on_all_seen_classes():
 
 def test_tasks_without_images_or_roles_are_refused():
     splits, table = load_tiny()
-    with pytest.raises(ValueError, match="no unseen class"):
-        full_task(splits, table.replace(roles=["train"] * 7))
+    with pytest.raises(ValueError, match="no seen class"):
+        full_task(splits, table.replace(roles=["unseen"] * 7))
     without_training = {**splits, "train": splits["train"].select([])}
     with pytest.raises(ValueError, match="no image to train on"):
         full_task(without_training, table)
@@ -635,7 +635,7 @@ def test_a_run_leaves_a_model_that_loads_and_a_record_of_what_was_done(accelerat
 
 
 def test_the_chosen_calibration_is_part_of_the_saved_model(accelerator, tmp_path, monkeypatch):
-    monkeypatch.setattr("dedn_hf.training.experiment.calibrate", lambda *_: 0.375)
+    monkeypatch.setattr("dedn_hf.training.selection.calibrate", lambda *_: 0.375)
     chosen = settings(select_on="val", calibrate=True, epochs=2)
     record = run(experiment(tmp_path), chosen, tmp_path / "run", accelerator)
     assert record["calibration_bias"] == 0.375
@@ -650,7 +650,8 @@ def test_the_chosen_calibration_is_part_of_the_saved_model(accelerator, tmp_path
 
 def test_the_best_epoch_so_far_is_told_by_the_calibrated_scores_that_choose_it(accelerator, tmp_path, monkeypatch):
     scores = iter([0.1, 0.5, 0.3])
-    monkeypatch.setattr("dedn_hf.training.experiment.calibrated_scores", lambda *_: {"H": next(scores)})
+    chosen_there = "dedn_hf.training.selection.calibrated_scores"
+    monkeypatch.setattr(chosen_there, lambda *_: {"H": next(scores), "T1": 1.0, "calibration_bias": 0.0})
     chosen = settings(select_on="val", calibrate=True, epochs=3)
     selection = run(experiment(tmp_path), chosen, tmp_path / "run", accelerator)["selection"]
     assert [epoch["best_so_far"] for epoch in selection["history"]] == [True, True, False]
@@ -661,7 +662,7 @@ def test_the_best_epoch_so_far_is_told_by_the_calibrated_scores_that_choose_it(a
 def test_a_calibration_of_the_settings_is_kept_and_the_chosen_one_added(
     calibrated, expected, accelerator, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dedn_hf.training.experiment.calibrate", lambda *_: 0.375)
+    monkeypatch.setattr("dedn_hf.training.selection.calibrate", lambda *_: 0.375)
     given = experiment(tmp_path, config={"calibration_bias": 0.5})
     record = run(given, settings(select_on="val", calibrate=calibrated, epochs=1), tmp_path / "run", accelerator)
     assert record["calibration_bias"] == expected
