@@ -18,16 +18,18 @@ from dedn_hf.cli.prepare import add_prepare
 from dedn_hf.cli.push import add_push, add_push_data
 from dedn_hf.cli.reproduce import add_reproduce
 from dedn_hf.cli.serve import add_serve
+from dedn_hf.cli.train import add_train
 
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-    add_prepare,
-    add_push,
-    add_push_data,
-    add_serve,
     add_check,
+    add_train,
     add_classify,
     add_explain,
     add_export,
+    add_serve,
+    add_push,
+    add_prepare,
+    add_push_data,
     add_reproduce,
 )
 
@@ -42,11 +44,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `dedn` with `arguments` (default: the command line); its exit status, 2 after an error the user can mend."""
+    """Run `dedn` with `arguments` (default: the command line).
+
+    Returns:
+        The exit status: 0, of `dedn classify` also 3, 2 after an error that the user can mend, 130 after Ctrl-C.
+    """
     given = {key: value for key, value in vars(build_parser().parse_args(arguments)).items() if value is not None}
     run = given.pop("run")
     try:
         return run(**given) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"dedn: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ndedn: stopped. The same command goes on where it was.", file=sys.stderr)
+        return 130

@@ -166,17 +166,28 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
             raise ValueError(f"{path}: unknown section {section!r}; use {', '.join(sections)}.")
     preset = {**sections, **{section: values or {} for section, values in preset.items()}}
     variants = preset.pop("variants")
-    changes = []
     if variant is not None:
         if variant not in variants:
             raise ValueError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}.")
-        changes += [(section, key, v) for section, part in variants[variant].items() for key, v in part.items()]
-    changes += [_parse_override(text) for text in overrides or []]
-    for section, key, value in changes:
-        if section not in preset:
-            raise ValueError(f"Unknown section {section!r} of {key!r}; use {', '.join(preset)}.")
+        for section, part in variants[variant].items():
+            require_section(section, preset)
+            preset[section].update(part)
+    return apply_overrides(preset, overrides)
+
+
+def apply_overrides(preset: dict, overrides: list[str] | None) -> dict:
+    """The preset with changes such as 'training.epochs=5'. Raises ValueError for text of another form."""
+    preset = {section: dict(values) for section, values in preset.items()}
+    for section, key, value in map(_parse_override, overrides or []):
+        require_section(section, preset)
         preset[section][key] = value
     return preset
+
+
+def require_section(section: str, preset: dict) -> None:
+    """Raise ValueError for a section that presets do not have."""
+    if section not in preset:
+        raise ValueError(f"Unknown section {section!r}; use {', '.join(preset)}.")
 
 
 def preset_names() -> list[str]:
