@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
+from dedn_hf.cli.evaluate import add_evaluate
 from dedn_hf.cli.explain import add_explain
 from dedn_hf.cli.export import add_export
 from dedn_hf.cli.prepare import add_prepare
@@ -20,14 +21,15 @@ from dedn_hf.cli.reproduce import add_reproduce
 from dedn_hf.cli.serve import add_serve
 
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-    add_prepare,
-    add_push,
-    add_push_data,
-    add_serve,
-    add_check,
+    add_check,  # the order of `dedn --help` is that of the way from photos to answers
+    add_evaluate,
     add_classify,
     add_explain,
+    add_serve,
     add_export,
+    add_push,
+    add_push_data,
+    add_prepare,
     add_reproduce,
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,3 +28,13 @@ def load_model(name: str) -> DEDNForZeroShot:
             f"{name} holds no DEDN model: its config.json {f'is of type {kind!r}' if kind else 'is missing'}."
         )
     return DEDNForZeroShot.from_pretrained(name).eval()
+
+
+def saved_file(model: str, name: str) -> Path | None:
+    """A file beside a model's weights, in its folder or on the Hub; None where there is none."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return None if found is None else Path(found)
