@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
+from dedn_hf.cli.describe import add_describe
 from dedn_hf.cli.evaluate import add_evaluate
 from dedn_hf.cli.explain import add_explain
 from dedn_hf.cli.export import add_export
@@ -25,6 +26,7 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_evaluate,
     add_classify,
     add_explain,
+    add_describe,
     add_serve,
     add_export,
     add_push,

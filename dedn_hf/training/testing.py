@@ -23,7 +23,7 @@ from dedn_hf.data.testing import photos_to_test
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.publish.evaluation import Evaluation
-from dedn_hf.publish.saved import load_model, saved_file
+from dedn_hf.publish.saved import load_model, saved_file, saved_table
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.inputs import Load, inputs_from, require_same_classes
 from dedn_hf.training.output_folder import RUN_FILE
@@ -78,7 +78,7 @@ def evaluate_photos(
     if (Path(photos) / RECORD_FILE).is_file():
         chosen = known_data(loaded, {"name": photos}, accelerator)
     else:
-        table = own_table(str(model), loaded) if traits is None else described_table(loaded, traits, **reading)
+        table = saved_table(str(model), loaded) if traits is None else described_table(loaded, traits, **reading)
         loaded.set_classes(table)
         chosen = own_photos(str(model), table, photos, names, all_new, accelerator)
     return evaluated(loaded, chosen, features, accelerator, batch_size, num_workers)
@@ -174,16 +174,6 @@ def relation_to_training(same: bool | None) -> str:
         f"{why}: of classes learned from photos, some of these may have been trained on, and their scores may be too "
         "high. About a fifth of the photos of such a class is tested on; if none was trained on, --all tests on all."
     )
-
-
-def own_table(name: str, model: DEDNForZeroShot) -> AttributeTable:
-    """The model's classes, with the roles of its training where they are on record."""
-    table, path = model.attribute_table, saved_file(name, "attributes.csv")
-    if path is not None:
-        saved = AttributeTable.from_csv(path)
-        if saved.class_names == table.class_names and (saved.seen == table.seen).all():
-            return table.replace(roles=saved.roles)
-    return table
 
 
 def described_table(model: DEDNForZeroShot, traits: str | Path, **reading: Any) -> AttributeTable:
