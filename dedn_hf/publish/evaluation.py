@@ -163,9 +163,10 @@ class Evaluation:
 
     def to_text(self) -> str:
         """One screen."""
-        lines = [self.summary(), *self.notes, "", f"{'':7}{'right %':>10}{'by chance':>12}"]
+        lines = [self.summary(), *self.notes, "", f"{'':7}{'right, %':>10}{'by chance':>12}"]
         for name, chance in self.chance().items():
-            lines.append(f"{name:7}{percent(self.scores[name]):>10}{_percent(chance, ''):>12}   {EXPLAINED[name]}")
+            guessed = "" if chance is None else percent(chance)
+            lines.append(f"{name:7}{percent(self.scores[name]):>10}{guessed:>12}   {EXPLAINED[name]}")
         lines += ["", *self.confidence_sentences(), "", *self._class_lines()]
         return "\n".join(lines)
 
@@ -237,8 +238,8 @@ class Evaluation:
             unfinished.write_text(self.to_html(title), encoding="utf-8")
 
 
-def _percent(share: float | None, absent: str = "not tested") -> str:
-    return absent if share is None else f"{100 * share:.1f} %"
+def _percent(share: float) -> str:
+    return f"{percent(share)} %"
 
 
 def _plural(count: int, one: str, many: str) -> str:

@@ -50,7 +50,8 @@ def in_words(table: AttributeTable, row: np.ndarray, column: str) -> str:
     if first["kind"] == "yes/no" and first["has_it"]:
         share = values[0] / first["has_it"]
         return "yes" if share == 1 else "no" if share == 0 else f"yes {share:.0%}"
-    number = np.format_float_positional(unscaled(first, values[0]), 4, unique=False, fractional=False, trim="-")
+    digits = 3 if first["scale"] is None else 4
+    number = np.format_float_positional(unscaled(first, values[0]), digits, unique=False, fractional=False, trim="-")
     return f"{number} {first['unit']}".strip()
 
 

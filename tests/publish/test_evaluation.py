@@ -73,7 +73,7 @@ def test_confidence_is_measured_over_all_and_over_described_classes():
 def test_the_text_says_each_score_beside_chance_and_names_the_hardest_classes():
     text = evaluation(thresholds={0.9: 0.8, 0.95: 1.0}, notes=["A note."]).to_text()
     assert "Tested on 7 photos: 4 of 2 classes learned from photos and 3 of 2 classes only described." in text
-    assert re.search(r"^S +75\.0 +25\.0 %", text, re.MULTILINE) and "A note." in text
+    assert re.search(r"^S +75\.0 +25\.0 ", text, re.MULTILINE) and "A note." in text
     assert "0.0 % of 1    gull & <b>co</b> (described); taken for wren 1" in text
     assert "With --precision 0.9 (a confidence of 0.80 or more) 71.4 % of the photos get an answer" in text
     assert "With --precision 0.95 (a confidence of 1.00 or more) every answer would be 'unknown'." in text
