@@ -84,6 +84,7 @@ setup(
         "dedn_hf.explain": ["page.html", "style.css"],
         "dedn_hf.model_cards": ["template.md"],
         "dedn_hf.publish": ["evaluation.html"],
+        "dedn_hf.training": ["presets/*.yaml"],
     },
     install_requires=REQUIRED,
     extras_require={"export": EXPORT, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},

@@ -135,14 +135,22 @@ class AttributeTable:
         """K bool: True where the class has images to train on."""
         return np.array([role != "unseen" for role in self.roles])
 
+    def require_seen(self) -> None:
+        """Raise ValueError unless there is a seen class to train on."""
+        if not self.seen.any():
+            raise ValueError(
+                "The attribute table has no seen class, so there is nothing to train on. Give photos of some classes, "
+                "or a column 'role' (train, val, unseen) or 'seen' (1, 0) that says which are trained on."
+            )
+
     def require_seen_and_unseen(self) -> None:
-        """Raise ValueError unless there is at least one seen and one unseen class, as zero-shot training needs."""
-        for wanted, missing in (("seen", not self.seen.any()), ("unseen", bool(self.seen.all()))):
-            if missing:
-                raise ValueError(
-                    f"The attribute table has no {wanted} class. Give the CSV a column 'role' (train, val, unseen) or "
-                    "'seen' (1, 0) so that some classes are trained on and some are only described."
-                )
+        """Raise ValueError unless there is at least one seen and one unseen class, as zero-shot learning needs."""
+        self.require_seen()
+        if self.seen.all():
+            raise ValueError(
+                "The attribute table has no unseen class. Give it a column 'role' (train, val, unseen) or 'seen' "
+                "(1, 0) so that some classes are trained on and some are only described."
+            )
 
     def select(self, class_names: Sequence[str]) -> AttributeTable:
         """The table of `class_names` only, in that order. Raises ValueError for a name that is not in the table."""

@@ -90,7 +90,7 @@ def described_catalog(found: Photos, reader: TableReader, test_fraction: float, 
     """The catalog of photos and their classes' attributes. stamps: path of each photo -> what changes with it."""
     table, csv = reader.table, reader.path
     require_described(found, table.class_names, csv)
-    table.require_seen_and_unseen()
+    table.require_seen()
     counts = found.counts()
     missing = [name for name in table.class_names if not counts[name]]
     unseen = {name for name, is_seen in zip(table.class_names, table.seen, strict=True) if not is_seen}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset
 
+from dedn_hf.data.catalog import assign_portions, class_folds
 from dedn_hf.data.features import CachedFeatures, FeatureCache, MirroredFeatures
 from dedn_hf.data.transforms import ImageBatches, Transform
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
 
 SPLITS = ("train", "seen", "unseen")
+PARTS = 5  # of the seen classes, one of which plays the unseen ones at a time
+FEW_CLASSES = 15  # seen ones; with fewer, one part says little of the others
 
 
 @dataclass
@@ -67,9 +70,10 @@ Inputs = Callable[[str], Dataset]
 def test_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
     """Train on all seen classes, evaluate on the test splits, of which one may be empty: its scores are not tested.
 
-    Raises ValueError without seen or unseen classes, without an image to train on, and without any to test on.
+    Without unseen classes it is a plain classifier, to which classes can be added later. Raises ValueError without
+    seen classes, without an image to train on, and without any to test on.
     """
-    table.require_seen_and_unseen()
+    table.require_seen()
     images = {"train": splits["train"], "seen": splits["test_seen"], "unseen": splits["test_unseen"]}
     task = _task("test", table, table, images)
     if not (len(task.labels["seen"]) or len(task.labels["unseen"])):
@@ -114,6 +118,40 @@ def validation_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task
                 "validation. Add photos, two of each class at least, or give --select-on last, which chooses nothing."
             )
     return task
+
+
+def fold_tasks(splits: datasets.DatasetDict, table: AttributeTable, count: int) -> list[Task]:
+    """Validation tasks in which parts of the seen classes play the unseen ones in turn.
+
+    The seen classes, whether 'train' or 'val', are divided into five parts, or into fewer where there are few. Of the
+    classes that a task trains on, about a fifth of the photos is tested on.
+
+    Args:
+        splits: train, test_seen, test_unseen; only 'train' is used. count: how many of the parts to take. Where there
+            are fewer than 15 seen classes all are taken, so that each class plays an unseen one.
+
+    Raises:
+        ValueError: there are too few classes or photos to choose settings by.
+    """
+    seen_classes = [name for name, seen in zip(table.class_names, table.seen, strict=True) if seen]
+    parts = class_folds(seen_classes, max(count, PARTS))
+    chosen = parts if len(seen_classes) < FEW_CLASSES else parts[:count]
+    return [fold_task(splits["train"], table, held_out, f"fold-{number}") for number, held_out in enumerate(chosen, 1)]
+
+
+def fold_task(images: datasets.Dataset, table: AttributeTable, held_out: Container[str], name: str) -> Task:
+    """The validation task in which the classes `held_out` play the unseen ones. images: of all seen classes."""
+    roles = [
+        role if role == "unseen" else "val" if class_name in held_out else "train"
+        for class_name, role in zip(table.class_names, table.roles, strict=True)
+    ]
+    listed = [(file, label, "trainval") for file, label in zip(images["file"], images["label"], strict=True)]
+    portions = [image.portion for image in assign_portions(listed, roles)]
+    splits = {
+        split: images.select([row for row, portion in enumerate(portions) if portion == wanted])
+        for split, wanted in (("train", "fit"), ("val_seen", "val_seen"), ("val_unseen", "val_unseen"))
+    }
+    return replace(validation_task(splits, table.replace(roles=roles)), name=name)
 
 
 def _task(name: str, table: AttributeTable, labelled: AttributeTable, images: dict[str, datasets.Dataset]) -> Task:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
 
 BINS = 15  # of the confidence, as in Guo et al.
+PRECISIONS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)
+FEWEST_ANSWERS = 20
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> float:
@@ -112,3 +115,50 @@ def answers(probabilities: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np
         probabilities = softmax(probabilities, axis=1)
     best = probabilities.argmax(axis=1)
     return probabilities[np.arange(len(best)), best], best == labels
+
+
+def choose_temperature(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:
+    """The temperature that makes the right classes most probable ("temperature scaling", Guo et al., ICML 2017).
+
+    Args:
+        logits: B x K. labels: B integers in 0..K-1. weights: B, how much each image counts; default, all alike.
+
+    Returns:
+        0.01..100, the minimiser of the mean negative log-likelihood.
+    """
+    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=np.float64)
+    image = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return -np.average(log_softmax(logits / np.exp(log_temperature), axis=1)[image, labels], weights=weights)
+
+    limits = np.log([0.01, 100])
+    return float(np.exp(minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-4}).x))
+
+
+def choose_thresholds(
+    confidences: ArrayLike, right: ArrayLike, weights: ArrayLike | None = None
+) -> list[list[float]] | None:
+    """For each of `PRECISIONS`, the lowest confidence from which on that share of the answers is right.
+
+    Args:
+        confidences: B, 0..1. right: B, whether the answer is. weights: B; default, all alike.
+
+    Returns:
+        Pairs of precision and confidence, both rising. A precision that the surest `FEWEST_ANSWERS` answers do not
+        have is left out, since fewer answers say too little. None where all are.
+    """
+    confidences, right = np.asarray(confidences, dtype=np.float64), np.asarray(right, dtype=bool)
+    weights = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=np.float64)
+    order = np.argsort(-confidences, kind="stable")
+    ordered, answered = confidences[order], np.cumsum(weights[order])
+    precisions = np.cumsum((weights * right)[order]) / answered
+    whole = np.append(np.diff(ordered) < 0, True)  # answers of equal confidence are given together
+    enough = whole & (np.arange(len(ordered)) >= FEWEST_ANSWERS - 1)
+    pairs = []
+    for precision in PRECISIONS:
+        reached = np.flatnonzero(enough & (precisions >= precision))
+        if len(reached):
+            pairs.append([precision, float(ordered[reached[-1]])])
+    return pairs or None

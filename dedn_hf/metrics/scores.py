@@ -6,7 +6,7 @@ the classes that have images (Xian et al., TPAMI 2018).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -138,14 +138,28 @@ def seen_unseen_curve(
     Raises:
         ValueError: as in `gzsl_scores`, and if seen or unseen classes have no images.
     """
+    return _curve([_thresholds(logits, labels, seen)])
+
+
+def _thresholds(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> tuple[np.ndarray, ...]:
+    """Of the images that are right among the classes of their own role: the constant above which an unseen class is
+    predicted, whether the image is of a seen class, and its weight; and the resolution of the constants."""
     logits, labels, seen = _checked(logits, labels, seen)
     _require_both_roles(labels, seen)
     threshold, right = _flips(logits, labels, seen)
-    if not right.any():  # nothing is ever right: both end points are (0, 0)
+    resolution = np.finfo(np.float32).eps * np.abs(logits).max()
+    return threshold[right], seen[labels[right]], _image_weights(labels, seen)[right], resolution
+
+
+def _curve(folds: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean U and mean S over folds at all constants where one of them changes; see `seen_unseen_curve`."""
+    threshold, of_seen = (np.concatenate([fold[part] for fold in folds]) for part in (0, 1))
+    weight = np.concatenate([fold[2] / len(folds) for fold in folds])
+    if not len(threshold):  # nothing is ever right: both end points are (0, 0)
         return np.zeros(2), np.zeros(2), np.array([-np.inf, np.inf])
-    order = np.flatnonzero(right)[threshold[right].argsort()]
-    ordered, of_seen, weight = threshold[order], seen[labels[order]], _image_weights(labels, seen)[order]
-    apart = np.diff(ordered) > np.finfo(np.float32).eps * np.abs(logits).max()
+    order = threshold.argsort()
+    ordered, of_seen, weight = threshold[order], of_seen[order], weight[order]
+    apart = np.diff(ordered) > max(fold[3] for fold in folds)
     step = np.concatenate([[0], np.cumsum(apart)])
 
     gained, lost = np.bincount(step, weight * ~of_seen), np.bincount(step, weight * of_seen)
@@ -175,12 +189,27 @@ def calibrate(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> float:
         A finite constant in the unit of the logits: 0.0 if that is already best, else the middle of the best
         interval. Of several best intervals, it is the one nearest to 0.
     """
-    u, s, constants = seen_unseen_curve(logits, labels, seen)
+    return calibrate_over([(logits, labels, seen)])[0]
+
+
+def calibrate_over(folds: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]]) -> tuple[float, float, float]:
+    """The constant to add to all unseen logits that maximises the harmonic mean of mean U and mean S over folds.
+
+    Args:
+        folds: logits, labels and seen of each, as in `seen_unseen_curve`, with errors as there.
+
+    Returns:
+        The constant, as `calibrate` chooses it of several, and the mean U and mean S that it gives, each 0..1.
+    """
+    u, s, constants = _curve([_thresholds(*fold) for fold in folds])
     h = np.array([harmonic_mean(*point) for point in zip(u, s, strict=True)])
-    if gzsl_scores(logits, labels, seen)["H"] >= h.max() - _ROUNDING:
-        return 0.0
-    best = constants[h >= h.max() - _ROUNDING]
-    return float(best[np.abs(best).argmin()])
+    unchanged = [gzsl_scores(*fold) for fold in folds]
+    at_zero = np.mean([[scores["U"], scores["S"]] for scores in unchanged], axis=0)
+    if harmonic_mean(*at_zero) >= h.max() - _ROUNDING:
+        return 0.0, float(at_zero[0]), float(at_zero[1])
+    best = np.flatnonzero(h >= h.max() - _ROUNDING)
+    chosen = best[np.abs(constants[best]).argmin()]
+    return float(constants[chosen]), float(u[chosen]), float(s[chosen])
 
 
 def _flips(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -231,7 +231,8 @@ def result_rows(records: Sequence[dict]) -> list[tuple[str, list[str]]]:
         rows.insert(1, (f"mean ± standard deviation of {len(records)} seeds", list(map(spread_of, columns))))
     classes = recorded(records[0], "data", "classes")
     if classes:
-        among_all, among_unseen = percent(1 / sum(classes.values())), percent(1 / classes["unseen"])
+        among_all = percent(1 / sum(classes.values()))
+        among_unseen = percent(1 / classes["unseen"] if classes["unseen"] else None)
         rows.append(("guessing", [{"T1": among_unseen, "AUSUC": ""}.get(score, among_all) for score in scores]))
     return rows
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -21,9 +20,8 @@ from accelerate.utils import broadcast_object_list, set_seed
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.features import FeatureCache
 from dedn_hf.data.loading import load
-from dedn_hf.data.tasks import Inputs, Task, test_task, validation_task
+from dedn_hf.data.tasks import Inputs, Task, fold_tasks, test_task, validation_task
 from dedn_hf.data.transforms import evaluation_transform, training_transform
-from dedn_hf.metrics.scores import calibrate, gzsl_scores
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
 from dedn_hf.publish.card import write_card
@@ -33,12 +31,12 @@ from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use, writ
 from dedn_hf.training.record import (
     Stopwatch,
     backbone_hash,
-    count_images,
     data_fingerprint,
     describe_data,
     describe_model,
     surroundings,
 )
+from dedn_hf.training.selection import Selection, select
 from dedn_hf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -46,7 +44,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FEW_CLASSES = 4  # held-out classes; with fewer, what is chosen by them says little of others
 PROTOCOLS = {
     "val": "epoch (and calibration, where used) chosen on validation classes, then trained on all seen classes; "
     "test splits used once, at the end",
@@ -145,20 +142,25 @@ def require_consistent(experiment: Experiment, settings: TrainingSettings) -> No
 def train_and_test(experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator) -> dict:
     """What `run` does once it has the folder for itself."""
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
-    record = {"protocol": PROTOCOLS[settings.select_on], "selection": None}
+    record = {"protocol": PROTOCOLS[settings.select_on]}
     splits, table = experiment.load(False)
     experiment = replace(experiment, fingerprint=fingerprint_of(experiment, splits, table, accelerator))
-    task, bias = replace(test_task(splits, table), fingerprint=experiment.fingerprint), 0.0
+    task = replace(test_task(splits, table), fingerprint=experiment.fingerprint)
     choosing = settings.select_on == "test"
+    selected = Selection(settings.epochs, record=None)
     if choosing:
         require_both_tested(task)
     if settings.select_on == "val":
-        record["selection"], settings, bias = select(experiment, settings, output, accelerator)
+        selected = choose(experiment, settings, output, accelerator)
         stopwatch.lap("selection")
+        settings = replace(settings, epochs=selected.epoch)
     model = new_model(experiment, table, settings)
     require_told_apart(model)
     start = backbone_hash(model)
-    model.config.calibration_bias += bias  # it was chosen on top of what the settings give
+    model.config.calibration_bias += selected.bias  # it was chosen on top of what the settings give
+    if settings.calibrate:
+        model.config.temperature = selected.temperature
+        model.config.precision_thresholds = selected.precision_thresholds
     caches = open_caches(experiment, model, settings, accelerator)
 
     def save(evaluated: torch.nn.Module, epoch: dict, _predictions: tuple) -> None:
@@ -170,7 +172,8 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     progress = fit(model, task, inputs, final, accelerator, checkpoints, on_evaluation=save)
     stopwatch.lap("training")
     chosen = progress.best() if choosing else progress.epochs[-1]
-    record.update(results=chosen, history=progress.epochs, calibration_bias=model.config.calibration_bias)
+    record.update(selection=selected.record, results=chosen, history=progress.epochs)
+    record.update(calibration_bias=model.config.calibration_bias)
     record.update(surroundings(accelerator), time=stopwatch.record, settings=settings.to_dict())
     record.update(experiment=experiment.describe, cached_features=experiment.features is not None)
     record["data"] = describe_data(splits, table, experiment.describe, experiment.fingerprint)
@@ -202,36 +205,20 @@ def fingerprint_of(
     return broadcast_object_list(found)[0]
 
 
-def select(
-    experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator
-) -> tuple[dict, TrainingSettings, float]:
-    """Train with the 'val' classes unseen and choose the number of epochs there, and the constant for unseen logits.
+def choose(experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator) -> Selection:
+    """What held-out seen classes decide: the table's 'val' classes, or parts of the seen ones in turn."""
+    if settings.folds:
+        tasks = fold_tasks(*experiment.load(False), settings.folds)
+    else:
+        tasks = [validation_task(*experiment.load(True))]
+    tasks = [replace(task, fingerprint=experiment.fingerprint) for task in tasks]
 
-    With a schedule that decays, the number of epochs is part of the recipe and is kept.
+    def prepare(task: Task) -> tuple[DEDNForZeroShot, Inputs]:
+        model = new_model(experiment, task.table, settings)
+        require_told_apart(model)
+        return model, inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))
 
-    Returns:
-        The record of the selection, the settings for the final training, the calibration bias.
-    """
-    splits, table = experiment.load(True)
-    task = replace(validation_task(splits, table), fingerprint=experiment.fingerprint)
-    warn_of_few_classes(task, settings)
-    model = new_model(experiment, task.table, settings)
-    require_told_apart(model)
-    caches = open_caches(experiment, model, settings, accelerator)
-
-    def calibrated(scores: dict, logits: np.ndarray, labels: np.ndarray) -> dict:
-        if not settings.calibrate:
-            return scores
-        bias = calibrate(logits, labels, task.table.seen)
-        better = calibrated_scores(logits, labels, task.table.seen, bias)
-        return {**scores, **better, "H_uncalibrated": scores["H"], "calibration_bias": bias}
-
-    inputs = inputs_of(task, model, settings, caches)
-    progress = fit(model, task, inputs, settings, accelerator, output / CHECKPOINTS, rescore=calibrated)
-    chosen = progress.best() if settings.schedule == "constant" else progress.epochs[-1]
-    accelerator.free_memory()  # the next model needs the room
-    record = {"chosen": chosen, "history": progress.epochs, "images": count_images(splits)}
-    return record, replace(settings, epochs=chosen["epoch"]), chosen.get("calibration_bias", 0.0)
+    return select(tasks, prepare, settings, output, accelerator)
 
 
 def require_told_apart(model: DEDNForZeroShot) -> None:
@@ -255,19 +242,6 @@ def require_told_apart(model: DEDNForZeroShot) -> None:
             logger.warning("Nothing tells these classes apart, and all get one answer: %s.", abbreviate(group))
 
 
-def warn_of_few_classes(task: Task, settings: TrainingSettings) -> None:
-    """Warn where epoch and constant rest on so few classes that they say little of others."""
-    held_out = int((~task.table.seen).sum())
-    if held_out < FEW_CLASSES:
-        constant = " and the constant on unseen logits (calibrate=true)" if settings.calibrate else ""
-        logger.warning(
-            "The epoch%s will be chosen with %d held-out class%s playing the unseen ones. That is too few: scores "
-            "promised there may not hold, and described classes may win far too often, or never. Add classes with "
-            "photos, or use select_on='last' without calibrate.",
-            *(constant, held_out, "es" * (held_out > 1)),
-        )
-
-
 def compute_deterministically(device: torch.device) -> None:
     """Use only algorithms that give the same bits every time; raises ValueError where cuBLAS was not told to."""
     if device.type == "cuda" and os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in (":4096:8", ":16:8"):
@@ -276,12 +250,6 @@ def compute_deterministically(device: torch.device) -> None:
         )
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-
-
-def calibrated_scores(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray, bias: float) -> dict:
-    """U, S and H with `bias` added to the unseen logits."""
-    scores = gzsl_scores(logits + bias * ~np.asarray(seen), labels, seen)
-    return {key: scores[key] for key in ("U", "S", "H")}
 
 
 def new_model(experiment: Experiment, table: AttributeTable, settings: TrainingSettings) -> DEDNForZeroShot:

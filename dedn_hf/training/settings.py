@@ -10,6 +10,7 @@ import yaml
 
 from dedn_hf.modeling.attribute_table import near_names
 
+PRESETS = Path(__file__).parent / "presets"
 WITHOUT_EFFECT = ("num_workers", "checkpoint_every", "tracker")  # on the result
 
 
@@ -37,7 +38,10 @@ class TrainingSettings:
         channels_last: memory layout of the backbone, faster for many convolutional networks.
         select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
             picks the epoch that is best on the test splits (the published protocol); 'last' evaluates the last epoch.
-        calibrate: with select_on='val', also choose there the constant that is added to unseen logits.
+        calibrate: with select_on='val', also choose there the constant that is added to unseen logits, the temperature
+            of probabilities, and the confidence that each precision needs.
+        folds: with select_on='val', how many of five parts of the seen classes play the unseen ones in turn, whatever
+            the table's 'val' classes are; all parts where there are few classes. 0: only the 'val' classes, once.
         evaluate_every: epochs between evaluations.
         seed: of initial weights, batches and augmentation.
         deterministic: use only algorithms that give the same bits every time. CPUs do so anyway. On a GPU it is slow,
@@ -74,6 +78,7 @@ class TrainingSettings:
     channels_last: bool = False
     select_on: Literal["val", "test", "last"] = "val"
     calibrate: bool = False
+    folds: int = 0
     evaluate_every: int = 1
     seed: int = 0
     deterministic: bool = False
@@ -97,6 +102,8 @@ class TrainingSettings:
                 f"feature_views is {self.feature_views}, but augmentation is 'none': all views would be the same. "
                 "Use augmentation='crop' or 'flip'."
             )
+        if not 0 <= self.folds <= 20:
+            raise ValueError(f"folds is {self.folds}; it must be 0 (the 'val' classes once) to 20.")
         if self.calibrate and self.select_on != "val":
             raise ValueError("calibrate=True chooses the unseen bias on validation classes: it needs select_on='val'.")
 
@@ -137,16 +144,20 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
     """A preset: sections `data`, `model`, `training`, and `variants` that change some of their keys.
 
     Args:
-        path: a YAML file. variant: name of one of its variants.
+        path: name of a preset of this package, such as 'cub', or a YAML file. variant: name of one of its variants.
         overrides: 'section.key=value', values in YAML, e.g. 'training.epochs=5'.
 
     Raises:
         FileNotFoundError: no such file. ValueError: not YAML, unknown section or variant.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No configuration file {path}. The presets are in examples/configs/.")
+    path = PRESETS / f"{path}.yaml" if str(path) in preset_names() else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no preset or file {str(path)!r}.{near_names(str(path), preset_names())} Presets: "
+            f"{', '.join(preset_names())}."
+        )
     try:
-        preset = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        preset = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     sections = {"data": {}, "model": {}, "training": {}, "variants": {}}
@@ -166,6 +177,11 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
             raise ValueError(f"Unknown section {section!r} of {key!r}; use {', '.join(preset)}.")
         preset[section][key] = value
     return preset
+
+
+def preset_names() -> list[str]:
+    """The presets that come with this package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def _parse_override(text: str) -> tuple[str, str, object]:

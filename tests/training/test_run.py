@@ -32,7 +32,7 @@ from dedn_hf.training.checkpoint import Checkpoint
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.experiment import Experiment, inputs_of, open_caches, run
 from dedn_hf.training.loop import fit
-from dedn_hf.training.settings import TrainingSettings, read_preset
+from dedn_hf.training.settings import PRESETS, TrainingSettings, preset_names, read_preset
 from tests.tiny_runs import (
     FeatureMaps,
     feature_model,
@@ -43,8 +43,6 @@ from tests.tiny_runs import (
     picture,
     tiny_table,
 )
-
-CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 
 
 def settings(**changes) -> TrainingSettings:
@@ -321,8 +319,8 @@ def test_the_test_task_trains_on_all_seen_classes():
 
 def test_tasks_without_images_or_roles_are_refused():
     splits, table = load_tiny()
-    with pytest.raises(ValueError, match="no unseen class"):
-        full_task(splits, table.replace(roles=["train"] * 7))
+    with pytest.raises(ValueError, match="no seen class"):
+        full_task(splits, table.replace(roles=["unseen"] * 7))
     without_training = {**splits, "train": splits["train"].select([])}
     with pytest.raises(ValueError, match="no image to train on"):
         full_task(without_training, table)
@@ -637,7 +635,7 @@ def test_a_run_leaves_a_model_that_loads_and_a_record_of_what_was_done(accelerat
 
 
 def test_the_chosen_calibration_is_part_of_the_saved_model(accelerator, tmp_path, monkeypatch):
-    monkeypatch.setattr("dedn_hf.training.experiment.calibrate", lambda *_: 0.375)
+    monkeypatch.setattr("dedn_hf.training.selection.calibrate", lambda *_: 0.375)
     chosen = settings(select_on="val", calibrate=True, epochs=2)
     record = run(experiment(tmp_path), chosen, tmp_path / "run", accelerator)
     assert record["calibration_bias"] == 0.375
@@ -652,7 +650,8 @@ def test_the_chosen_calibration_is_part_of_the_saved_model(accelerator, tmp_path
 
 def test_the_best_epoch_so_far_is_told_by_the_calibrated_scores_that_choose_it(accelerator, tmp_path, monkeypatch):
     scores = iter([0.1, 0.5, 0.3])
-    monkeypatch.setattr("dedn_hf.training.experiment.calibrated_scores", lambda *_: {"H": next(scores)})
+    chosen_there = "dedn_hf.training.selection.calibrated_scores"
+    monkeypatch.setattr(chosen_there, lambda *_: {"H": next(scores), "T1": 1.0, "calibration_bias": 0.0})
     chosen = settings(select_on="val", calibrate=True, epochs=3)
     selection = run(experiment(tmp_path), chosen, tmp_path / "run", accelerator)["selection"]
     assert [epoch["best_so_far"] for epoch in selection["history"]] == [True, True, False]
@@ -663,7 +662,7 @@ def test_the_best_epoch_so_far_is_told_by_the_calibrated_scores_that_choose_it(a
 def test_a_calibration_of_the_settings_is_kept_and_the_chosen_one_added(
     calibrated, expected, accelerator, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dedn_hf.training.experiment.calibrate", lambda *_: 0.375)
+    monkeypatch.setattr("dedn_hf.training.selection.calibrate", lambda *_: 0.375)
     given = experiment(tmp_path, config={"calibration_bias": 0.5})
     record = run(given, settings(select_on="val", calibrate=calibrated, epochs=1), tmp_path / "run", accelerator)
     assert record["calibration_bias"] == expected
@@ -940,9 +939,11 @@ def test_presets_that_cannot_be_read_are_refused(tmp_path, text, variant, overri
         read_preset(write_preset(tmp_path, text), variant, overrides)
 
 
-def test_a_missing_preset_is_answered_with_where_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.yaml.*examples/configs"):
+def test_a_missing_preset_is_answered_with_those_that_there_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.yaml.*awa2, cub, "):
         read_preset(tmp_path / "none.yaml")
+    with pytest.raises(FileNotFoundError, match="Did you mean 'cub_views'"):
+        read_preset("cub_view")
 
 
 # Table of the published settings: input, epochs, calibration, region weight, coarse weight, margin, rank, sampling.
@@ -958,7 +959,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("name", "variant"), PUBLISHED)
 def test_the_presets_hold_the_published_numbers(name, variant):
-    preset = read_preset(CONFIGS / f"{name}.yaml", variant)
+    preset = read_preset(name, variant)
     chosen, config = TrainingSettings.from_dict(preset["training"]), DEDNConfig(**preset["model"])
     assert preset["data"]["name"] == name
     assert PUBLISHED[name, variant] == (
@@ -978,12 +979,12 @@ def test_the_presets_hold_the_published_numbers(name, variant):
     assert (chosen.momentum, chosen.batch_size, chosen.schedule, chosen.augmentation) == (0.9, 50, "constant", "none")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_key_of_a_preset_is_known(path):
-    variants = [None, *(yaml.safe_load(path.read_text(encoding="utf-8")).get("variants") or {})]
+@pytest.mark.parametrize("name", preset_names())
+def test_every_key_of_a_preset_is_known(name):
+    variants = [None, *(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")).get("variants") or {})]
     builder = {"pretrained", "groups", "num_groups", "backbone_kwargs"}
     for variant in variants:
-        preset = read_preset(path, variant)
+        preset = read_preset(name, variant)
         TrainingSettings.from_dict(preset["training"])
         assert not [key for key in preset["model"] if key not in builder and not hasattr(DEDNConfig, key)]
 
