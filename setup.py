@@ -81,8 +81,9 @@ setup(
     packages=[*find_packages(include=["dedn_hf", "dedn_hf.*"]), "dedn_hf.model_cards", "dedn_hf.modeling"],
     package_data={
         "dedn_hf.data": ["metadata/*"],
-        "dedn_hf.explain": ["page.html"],
+        "dedn_hf.explain": ["page.html", "style.css"],
         "dedn_hf.model_cards": ["template.md"],
+        "dedn_hf.publish": ["evaluation.html"],
         "dedn_hf.training": ["presets/*.yaml"],
     },
     install_requires=REQUIRED,

@@ -109,7 +109,9 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     chosen = sorted(rng.permutation(len(images))[: arguments.images].tolist())
     write("heat-maps", draw_heat_maps(model, images.select(chosen), arguments.attributes))
-    inputs = inputs_from(model, task, data, arguments.features_dir, accelerator)
+    inputs = inputs_from(
+        model, task, lambda validation: load(validation=validation, **data), arguments.features_dir, accelerator
+    )
     scores, logits, labels = evaluate(model, inputs, table.seen, accelerator, batch_size=arguments.batch_size)
     for name, figure in draw_scores(logits, labels, scores, table).items():
         write(name, figure)

@@ -13,6 +13,7 @@ from PIL import Image
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data.creatures import Creature
 from dedn_hf.data.shapes import creatures
+from dedn_hf.training.inputs import require_same_classes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DATA = ["--data", "shapes", "--set", "images_per_class=5", "image_size=64"]
@@ -134,9 +135,8 @@ def test_classes_that_the_model_was_trained_on_are_no_unseen_ones(quickstart, ho
 def test_classes_and_attributes_that_the_model_does_not_know_are_named(quickstart):
     model = DEDNForZeroShot.from_pretrained(quickstart[0])
     table = model.attribute_table
-    require = example("evaluate").require_same_classes
-    require(model, table.select(table.class_names[::-1]))
+    require_same_classes(model, table.select(table.class_names[::-1]))
     with pytest.raises(ValueError, match="does not know the class 'creature_0O'.*Did you mean 'creature_"):
-        require(model, table.replace(class_names=["creature_0O", *table.class_names[1:]]))
+        require_same_classes(model, table.replace(class_names=["creature_0O", *table.class_names[1:]]))
     with pytest.raises(ValueError, match="attribute.*not in the table, first 'leg count: four'"):
         model.set_classes(table.replace(attribute_names=[*table.attribute_names[:-1], "leg count: six"]))

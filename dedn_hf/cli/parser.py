@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
+from dedn_hf.cli.describe import add_describe
+from dedn_hf.cli.evaluate import add_evaluate
 from dedn_hf.cli.explain import add_explain
 from dedn_hf.cli.export import add_export
 from dedn_hf.cli.prepare import add_prepare
@@ -21,22 +23,24 @@ from dedn_hf.cli.serve import add_serve
 from dedn_hf.cli.train import add_train
 
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
-    add_check,
+    add_check,  # the order of `dedn --help` is that of the way from photos to answers
     add_train,
+    add_evaluate,
     add_classify,
     add_explain,
-    add_export,
+    add_describe,
     add_serve,
+    add_export,
     add_push,
-    add_prepare,
     add_push_data,
+    add_prepare,
     add_reproduce,
 )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `dedn` with every subcommand."""
-    parser = argparse.ArgumentParser(prog="dedn", description="Generalized zero-shot learning with DEDN.")
+    parser = argparse.ArgumentParser(prog="dedn", description="Recognise classes of a folder of photos by their traits, also classes without any photo.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)

@@ -81,6 +81,21 @@ def test_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
     return task
 
 
+def evaluation_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
+    """As `test_task`, for a model that is trained already: neither unseen classes nor photos of training are needed.
+
+    Raises ValueError where there is no photo to test on.
+    """
+    images = {"train": splits["train"], "seen": splits["test_seen"], "unseen": splits["test_unseen"]}
+    labels = {split: torch.tensor(data["label"][:], dtype=torch.long) for split, data in images.items()}
+    if not (len(labels["seen"]) or len(labels["unseen"])):
+        raise ValueError(
+            f"There is no photo to test on: all {len(labels['train'])} are photos to train on. If the model was not "
+            "trained on them, say so (--all)."
+        )
+    return Task("test", table, images, labels)
+
+
 def validation_task(splits: datasets.DatasetDict, table: AttributeTable) -> Task:
     """Train on the 'train' classes; the 'val' classes play the unseen ones, and the true unseen classes are absent.
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dedn_hf.explain.evidence import Comparison, Evidence, descending_order
 from dedn_hf.explain.heat import paint_heat
-from dedn_hf.explain.names import spoken
+from dedn_hf.explain.names import spoken, spoken_class
 from dedn_hf.explain.report import (
     as_dict,
     expert_sentences,
@@ -57,19 +57,20 @@ def as_html(explanation: Evidence) -> str:
 
 
 @cache
-def template() -> Template:
-    """`page.html`, which lies beside this file."""
-    loader = PackageLoader("dedn_hf.explain", ".")
+def template(name: str = "explain/page.html") -> Template:
+    """A page of this package, by its path."""
+    loader = PackageLoader("dedn_hf", ".")
     environment = Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters |= {
         "spoken": spoken,
+        "spoken_class": spoken_class,
         "signed": signed,
         "percent": "{:.1%}".format,
         "short": "{:.3g}".format,
     }
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def breakable(title: str) -> Markup:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+COMPANIONS = ("README.md", "run.json", "*.png", "*.svg")  # of the weights
 
 
 def load_model(name: str) -> DEDNForZeroShot:
@@ -27,3 +31,38 @@ def load_model(name: str) -> DEDNForZeroShot:
             f"{name} holds no DEDN model: its config.json {f'is of type {kind!r}' if kind else 'is missing'}."
         )
     return DEDNForZeroShot.from_pretrained(name).eval()
+
+
+def saved_file(model: str, name: str) -> Path | None:
+    """A file beside a model's weights, in its folder or on the Hub; None where there is none."""
+    from transformers.utils import cached_file
+
+    found = cached_file(
+        model, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return None if found is None else Path(found)
+
+
+def saved_table(name: str, model: DEDNForZeroShot) -> AttributeTable:
+    """The model's classes, with the roles of its training and the attribute embeddings where they are on record."""
+    from dedn_hf.modeling.attribute_table import AttributeTable
+
+    table = model.attribute_table
+    saved_file(name, "attributes.npz")  # brings it to where the next one is
+    path = saved_file(name, "attributes.csv")
+    saved = None if path is None else AttributeTable.load(path.parent)
+    if saved is None or saved.class_names != table.class_names or (saved.seen != table.seen).any():
+        return table
+    if saved.attribute_names == table.attribute_names:
+        table = table.replace(attribute_embeddings=saved.attribute_embeddings)
+    return table.replace(roles=saved.roles)
+
+
+def companions(model: str) -> list[Path]:
+    """Card, record and pictures beside a model's weights, in its folder or on the Hub."""
+    folder = Path(model)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(model, allow_patterns=list(COMPANIONS)))
+    return sorted(path for pattern in COMPANIONS for path in folder.glob(pattern))

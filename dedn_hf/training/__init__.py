@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "experiment": ["Experiment", "run"],
         "loop": ["fit"],
         "settings": ["TrainingSettings", "read_preset"],
+        "testing": ["evaluate_photos"],
     },
 )

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import yaml
 from accelerate import Accelerator
 
 from dedn_hf.data.features import IDENTITY_FILE, FeatureCache
-from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.training.experiment import Experiment, inputs_of, open_caches
 from dedn_hf.training.settings import TrainingSettings
+
+Load = Callable[[bool], tuple[datasets.DatasetDict, AttributeTable]]
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,15 +62,20 @@ def require_same_classes(model: DEDNForZeroShot, table: AttributeTable) -> None:
 
 
 def inputs_from(
-    model: DEDNForZeroShot, task: Task, data: dict, folder: str | None, accelerator: Accelerator
+    model: DEDNForZeroShot,
+    task: Task,
+    load: Load,
+    folder: str | Path | None,
+    accelerator: Accelerator,
+    num_workers: int = 0,
 ) -> Inputs:
     """Batches of cached features where a folder is given, else of images.
 
-    A cache that is there is used in the precision it was made with.
+    A cache that is there is used in the precision it was made with. load: as of `Experiment`.
     """
-    experiment, settings = Experiment(lambda validation: load(validation=validation, **data), None), TrainingSettings()
+    experiment, settings = Experiment(load, None), TrainingSettings(num_workers=num_workers)
     if folder:
         experiment.features = Path(folder)
         if (experiment.features / IDENTITY_FILE).exists():
-            settings = TrainingSettings(feature_precision=FeatureCache(folder).identity["precision"])
+            settings = replace(settings, feature_precision=FeatureCache(folder).identity["precision"])
     return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))

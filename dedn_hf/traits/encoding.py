@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.inputs import check_range, plain_name, plain_traits, require_whole_scale, scaled
-from dedn_hf.traits.columns import Style, read_column
+from dedn_hf.modeling.inputs import check_range, plain_name, plain_traits, require_whole_scale, scaled, unit_name
+from dedn_hf.traits.columns import Style, header_unit, read_column
 from dedn_hf.traits.opening import Sheet
 from dedn_hf.traits.report import TraitReport
 
@@ -22,8 +23,11 @@ def encode_columns(
     count: int,
     style: Style,
     report: TraitReport,
+    units: Mapping[str, str],
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """K x A in the scale of `table`, and its traits; what is not in `sheet` is a gap.
+
+    units: of columns, where a row under the header gives them.
 
     Raises:
         ValueError: no column of the table is there; a value that does not fit, with its place.
@@ -40,6 +44,7 @@ def encode_columns(
             continue
         used.add(name)
         first = traits[places[0]]
+        sheet = with_unit(sheet, name, units.get(name) or header_unit(name), first["unit"])
         categories = [traits[i]["category"] for i in places] if first["category"] is not None else None
         column = read_column(sheet, name, owners, count, style, first["kind"], first["unit"] or None, categories)
         gaps = column.gaps
@@ -68,3 +73,12 @@ def encode_columns(
     if absent:
         report.warnings.append(f"columns of the model that are not here, so gaps: {', '.join(map(repr, absent[:8]))}")
     return values, traits
+
+
+def with_unit(sheet: Sheet, name: str, unit: str, wanted: str) -> Sheet:
+    """The sheet with the unit of a column's header written into its cells, where the model has another one."""
+    if not unit or not wanted or unit_name(unit) == wanted:
+        return sheet
+    cells = sheet.cells[name]
+    cells = cells.where(~cells.str.fullmatch(r".*\d"), cells + f" {unit}")
+    return replace(sheet, cells=sheet.cells.assign(**{name: cells}))

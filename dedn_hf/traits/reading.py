@@ -119,7 +119,7 @@ def read_traits(
         if role_column is None and not photos_known:
             known = dict(zip(old.class_names, old.roles, strict=True))
             roles = [known.get(name, "unseen") for name in class_names]
-        values, traits = encode_columns(old, opened, candidates, owners, len(class_names), style, report)
+        values, traits = encode_columns(old, opened, candidates, owners, len(class_names), style, report, units)
         report.scale = "as the model has it"
         return _reported(_checked(class_names, values, old.attribute_groups, roles, traits, report), report, False)
     columns = _read_columns(opened, candidates, choices, class_column, owners, len(class_names), style, units, report)

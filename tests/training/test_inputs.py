@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from dedn_hf.data.tasks import test_task as full_task
-from dedn_hf.training import inputs as examined
 from dedn_hf.training.experiment import Experiment, open_caches
 from dedn_hf.training.inputs import inputs_from, require_same_classes
 from dedn_hf.training.settings import TrainingSettings
@@ -17,9 +16,8 @@ def test_the_cache_of_a_run_is_used_whatever_its_precision(precision, accelerato
     model, task = image_model(flip_test=True), full_task(*load_tiny())
     settings = TrainingSettings(feature_precision=precision)
     plain, mirrored = open_caches(Experiment(load_tiny, None, tmp_path / "cache"), model, settings, accelerator)
-    monkeypatch.setattr(examined, "load", load_tiny)
     monkeypatch.setattr(type(model), "extract_features", lambda *_: pytest.fail("the backbone ran"))
-    batch = inputs_from(model, task, {}, str(tmp_path / "cache"), accelerator)("seen").__getitems__([0])
+    batch = inputs_from(model, task, load_tiny, tmp_path / "cache", accelerator)("seen").__getitems__([0])
     row = plain.rows([task.images["seen"]["file"][0]])
     assert torch.equal(batch["features"][0], torch.cat([plain.read(row), mirrored.read(row)]))
 

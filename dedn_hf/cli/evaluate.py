@@ -1,0 +1,120 @@
+"""dedn evaluate: how often a model is right, and how far its confidence can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dedn_hf.cli.check import add_reading_arguments, kinds_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from dedn_hf.publish.evaluation import Evaluation
+
+
+def add_evaluate(commands: argparse._SubParsersAction) -> None:
+    """dedn evaluate: how often a model is right, and how far its confidence can be trusted."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="test a model on photos that it was not trained on",
+        description="Says how often the model is right, class by class, what it mixes up, and how far its confidence "
+        "can be trusted. Of the photos that it was trained on, only those that the training held out are tested on. "
+        "Several processes share the work: accelerate launch -m dedn_hf evaluate ... Code that lies beside the "
+        "weights is not run.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument("photos", metavar="PHOTOS", nargs="?", help="folder with one folder a class, or list of files")
+    parser.add_argument("--all", dest="all_new", action="store_true", help="none was trained on: test on every photo")
+    parser.add_argument("--traits", metavar="FILE", help="choose among the classes of this table (default: its own)")
+    add_reading_arguments(parser)
+    parser.add_argument("--json", metavar="FILE", help="write all numbers to this file")
+    parser.add_argument("--html", metavar="FILE", help="write a page with diagrams and the confusion of all classes")
+    parser.add_argument("--features", "--features-dir", metavar="DIR", help="feature cache, made if it is not there")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time, in each process (default 64)")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos (default 0)")
+    parser.add_argument("--cpu", action="store_true", help="use the CPU, also where there is a GPU")
+    known = parser.add_argument_group("benchmarks and other data sets, in place of PHOTOS")
+    known.add_argument("--data", metavar="NAME", help="cub, sun, awa2, folder, shapes, or a prepared folder")
+    known.add_argument("--data-dir", metavar="DIR", help="folder of the images")
+    known.add_argument("--csv", metavar="FILE", help="folder: class attributes (default: attributes.csv in it)")
+    known.add_argument("--set", nargs="*", metavar="KEY=VALUE", help="other options of the data set")
+    known.add_argument("--split", choices=["test", "validation"], help="(default: test)")
+    parser.set_defaults(run=run_evaluate)
+
+
+def run_evaluate(
+    model: str, cpu: bool, all_new: bool, json: str | None = None, html: str | None = None, **given: Any
+) -> None:
+    """Test, print one screen, and write what was asked for. Raises as `evaluate_photos`."""
+    from accelerate import Accelerator
+
+    from dedn_hf.modeling.saving import require_writable
+    from dedn_hf.training.output_folder import write_json
+
+    for path, suffix in ((json, ".json"), (html, ".html")):
+        if path is not None:
+            require_writable(path, [suffix])  # before the work
+    accelerator = Accelerator(cpu=cpu)
+    found, described = test(model, all_new, accelerator, **given)
+    if not accelerator.is_main_process:
+        return
+    print(found.to_text())
+    if json:
+        write_json(Path(json), {"model": model, **described, **found.to_dict()})
+        print(f"\nWrote {json}")
+    if html:
+        found.save(html, f"How well {Path(model).name} recognises its classes")
+        print(f"Wrote {html}")
+
+
+def test(
+    model: str, all_new: bool, accelerator: Accelerator, photos: str = "", data: str = "", **given: Any
+) -> tuple[Evaluation, dict]:
+    """The evaluation, and what was tested on. Raises ValueError unless either photos or a data set is given."""
+    if bool(photos) == bool(data):
+        raise ValueError("Give a folder of photos to test on, or a data set with --data.")
+    if photos:
+        return test_photos(model, photos, accelerator, all_new=all_new, **given), {"photos": Path(photos).name}
+    return test_data(model, data, accelerator, **given)
+
+
+def test_photos(model: str, photos: str, accelerator: Accelerator, **given: Any) -> Evaluation:
+    """Own photos. Raises ValueError for an argument that belongs to benchmarks only."""
+    from dedn_hf.training.testing import evaluate_photos
+
+    for name in ("data_dir", "csv", "set", "split"):
+        if name in given:
+            raise ValueError(f"--{name.replace('_', '-')} belongs to --data. Leave it out.")
+    if "kinds" in given:
+        given["kinds"] = kinds_of(given["kinds"])
+    return evaluate_photos(model, photos, accelerator=accelerator, **given)
+
+
+def test_data(
+    model: str,
+    data: str,
+    accelerator: Accelerator,
+    data_dir: str | None = None,
+    csv: str | None = None,
+    set: list[str] = (),
+    split: str = "test",
+    features: str | None = None,
+    **options: Any,
+) -> tuple[Evaluation, dict]:
+    """A data set that `load` knows. Raises ValueError for an argument that belongs to own photos only."""
+    import datasets
+
+    from dedn_hf.publish.saved import load_model
+    from dedn_hf.training.inputs import data_options
+    from dedn_hf.training.testing import evaluated, known_data
+
+    for name in options.keys() - {"batch_size", "num_workers"}:
+        raise ValueError(f"--{name.replace('_', '-')} belongs to a folder of photos, not to --data. Leave it out.")
+    if not accelerator.is_main_process:
+        datasets.disable_progress_bars()
+    named = data_options(argparse.Namespace(data=data, data_dir=data_dir, csv=csv, set=set))
+    loaded = load_model(model)
+    chosen = known_data(loaded, named, accelerator, validation=split == "validation")
+    return evaluated(loaded, chosen, features, accelerator, **options), {"data": named, "split": split}
