@@ -28,7 +28,7 @@ COLUMNS = {  # name -> what it says
     "camera": "make and model",
     "error": "why the photo cannot be read",
 }
-TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "learned_from", "taken", "camera", "error")
+TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "guess", "learned_from", "taken", "camera", "error")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PLAN_FILE = "plan.json"
 

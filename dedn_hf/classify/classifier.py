@@ -21,13 +21,13 @@ from dedn_hf.data.transforms import already_batched, evaluation_transform
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.inputs import open_encoded, upright_rgb
+from dedn_hf.modeling.pipeline_dedn import UNKNOWN
 from dedn_hf.modeling.saving import require_writable
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 BLOCK = 256  # photos; what a stop costs at most, on each process
-UNKNOWN = "unknown"
 
 
 @dataclass
@@ -53,7 +53,8 @@ def classify(
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     candidates: AttributeTable | None = None,
-    min_confidence: float = 0.0,
+    min_confidence: float | None = None,
+    precision: float | None = None,
     top_k: int | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
@@ -68,20 +69,23 @@ def classify(
         model: in evaluation mode. photos: files, folders (with all folders in them), or several of these.
         out: .csv, .jsonl or .parquet, with the columns `COLUMNS`. classes: names of the classes to choose among;
             default: all of the model. exclude: names to leave out. candidates: more classes, described by attributes.
-        min_confidence: 0..1; below it, the answer is 'unknown'. top_k: so many rows a photo, one for each of the best
+        min_confidence: 0..1; below it, the answer is 'unknown'. precision: 0..1, in its place: the confidence is the
+            one that was chosen for this precision in training. top_k: so many rows a photo, one for each of the best
             classes, in place of one. batch_size: photos at a time. num_workers: processes that decode photos.
         excel: begin a CSV with a byte order mark, so that Excel reads it as UTF-8. overwrite: replace `out`.
 
     Raises:
-        ValueError: an unknown class, fewer than two candidates, another suffix, an option out of range, an unfinished
-            file of another command. FileExistsError: `out` is there. FileNotFoundError: no such photo or folder.
+        ValueError: an unknown class, fewer than two candidates, another suffix, an option out of range, a precision
+            that the model has no confidence for, an unfinished file of another command.
+        FileExistsError: `out` is there. FileNotFoundError: no such photo or folder.
         OSError: nothing can be written there.
     """
     out = Path(out).absolute()
-    require_usable(out, min_confidence, top_k, overwrite)
+    require_usable(out, top_k, overwrite)
+    threshold = model.config.confidence_threshold(min_confidence, precision)
     table = candidate_classes(model.attribute_table, classes, exclude, candidates)
     found = list_photos([photos] if isinstance(photos, str | os.PathLike) else photos)
-    options = {"min_confidence": min_confidence, "top_k": top_k, "batch_size": batch_size}
+    options = {"min_confidence": threshold, "top_k": top_k, "batch_size": batch_size}
     blocks = Blocks(
         out,
         {"model": fingerprint(model), "photos": digest(found.files), "classes": digest(table.class_names), **options},
@@ -93,7 +97,7 @@ def classify(
     count = -(-len(found.files) // BLOCK)
     # By number, and not by place in the list: another process may have written a block before this one looks.
     mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
-    scorer = Scorer(model, table, min_confidence, top_k)
+    scorer = Scorer(model, table, threshold, top_k)
     for block, rows in answered_blocks(scorer, found.files, mine, batch_size, num_workers, not state.is_main_process):
         blocks.write(block, rows)
     state.wait_for_everyone()
@@ -114,13 +118,11 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def require_usable(out: Path, min_confidence: float, top_k: int | None, overwrite: bool) -> None:
+def require_usable(out: Path, top_k: int | None, overwrite: bool) -> None:
     """Raise ValueError or FileExistsError before the work, for what would be refused after it."""
     require_writable(out, SUFFIXES)
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} is there already. Give another name, or --overwrite.")
-    if not 0 <= min_confidence <= 1:
-        raise ValueError(f"min_confidence is {min_confidence}; it lies between 0 and 1.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be 1 or more.")
 
@@ -270,14 +272,13 @@ class Scorer:
     """Turns pixels into rows of answers.
 
     Args:
-        table: the K' classes to choose among. min_confidence, top_k: as of `classify`.
+        table: the K' classes to choose among. threshold: the confidence below which an answer is unknown. top_k: as of
+            `classify`.
     """
 
-    def __init__(
-        self, model: DEDNForZeroShot, table: AttributeTable, min_confidence: float, top_k: int | None
-    ) -> None:
+    def __init__(self, model: DEDNForZeroShot, table: AttributeTable, threshold: float, top_k: int | None) -> None:
         self.model, self.table = model.eval(), table
-        self.min_confidence, self.top_k = min_confidence, top_k
+        self.threshold, self.top_k = threshold, top_k
         attributes = torch.from_numpy(table.class_attributes).to(model.device, model.dtype)
         self.directions = model.normalized_class_attributes(attributes)
         self.attribute_names = [spoken(name) for name in table.attribute_names]
@@ -308,7 +309,7 @@ class Scorer:
 
     def _one_row(self, value: list[float], label: list[int], scores: torch.Tensor) -> dict:
         names, best = self.table.class_names, label[0]
-        sure = value[0] >= self.min_confidence
+        sure = value[0] >= self.threshold
         return {
             "answer": names[best] if sure else UNKNOWN,
             "confidence": round(value[0], 6),
@@ -321,12 +322,12 @@ class Scorer:
         }
 
     def _ranked_row(self, rank: int, value: list[float], label: list[int]) -> dict:
-        name, confidence = self.table.class_names[label[rank]], round(value[rank], 6)
-        answer = UNKNOWN if rank == 0 and confidence < self.min_confidence else name
+        name, unsure = self.table.class_names[label[rank]], rank == 0 and value[0] < self.threshold
         return {
             "rank": rank + 1,
-            "answer": answer,
-            "confidence": confidence,
+            "answer": UNKNOWN if unsure else name,
+            "confidence": round(value[rank], 6),
+            "guess": name if unsure else None,
             "learned_from": self._source(label[rank]),
         }
 

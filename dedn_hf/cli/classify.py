@@ -24,15 +24,26 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="choose among these (default: all of the model)")
     parser.add_argument("--exclude", nargs="+", metavar="NAME", help="leave these classes out")
     parser.add_argument("--candidates", metavar="FILE", help="more classes, in a table of traits as the model's own")
-    parser.add_argument(
-        "--min-confidence", type=float, metavar="P", help="below it, 0..1, the answer is 'unknown' (default 0)"
-    )
+    add_confidence(parser)
     parser.add_argument("--top-k", type=int, metavar="N", help="N rows a photo, one for each of the best classes")
     parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos (default 0)")
     parser.add_argument("--excel", action="store_true", help="begin a CSV with the mark by which Excel knows UTF-8")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.set_defaults(run=run_classify)
+
+
+def add_confidence(parser: argparse.ArgumentParser) -> None:
+    """The two ways to say below which confidence an answer is 'unknown'."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="answer 'unknown' where the confidence is below the one that was chosen for this precision in training: "
+        "answers that are given are right that often, 0..1, as estimated",
+    )
+    either.add_argument("--min-confidence", type=float, metavar="P", help="answer 'unknown' below it, 0..1")
 
 
 def run_classify(model: str, photos: list[str], out: str, candidates: str | None = None, **given: Any) -> int:
