@@ -208,9 +208,9 @@ def test_a_stopped_classification_goes_on_where_it_was(stop_at, model, photos, t
         classify(model, photos, tmp_path / "answers.csv")
     assert not (tmp_path / "answers.csv").exists()
     monkeypatch.setattr(module.Blocks, "write", write)
-    read = module.PhotoFiles.__getitems__
+    read = module.PhotoBatches.__getitems__
     monkeypatch.setattr(
-        module.PhotoFiles, "__getitems__", lambda self, batch: decoded.extend(batch) or read(self, batch)
+        module.PhotoBatches, "__getitems__", lambda self, batch: decoded.extend(batch) or read(self, batch)
     )
     classify(model, photos, tmp_path / "answers.csv")
     assert decoded == list(range(4 * (stop_at - 1), 10))
