@@ -16,19 +16,21 @@ from dedn_hf.modeling.saving import whole_file
 
 COLUMNS = {  # name -> what it says
     "file": "the photo",
-    "answer": "its class, or 'unknown' where the confidence is too low; empty where the photo cannot be read",
-    "confidence": "0..1, of the best class among the candidates",
-    "guess": "the best class where the answer is 'unknown'",
+    "answer": "its class; a group of classes, or 'unknown', where no class is sure enough; empty where the photo "
+    "cannot be read",
+    "level": "'class', or the column that the group stands in",
+    "confidence": "0..1, of the answer; where it is 'unknown', of the best class",
+    "guess": "the best class where it is not the answer",
     "second": "the second best class",
     "second_confidence": "0..1",
-    "margin": "confidence minus second_confidence",
+    "margin": "confidence of the best class minus that of the second",
     "learned_from": "'photos' or 'description': what the model knows the best class from",
     "attributes": "what speaks most for the best class and against the second",
     "taken": "date and time, as the camera wrote them",
     "camera": "make and model",
     "error": "why the photo cannot be read",
 }
-TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "learned_from", "taken", "camera", "error")
+TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "guess", "learned_from", "taken", "camera", "error")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PLAN_FILE = "plan.json"
 

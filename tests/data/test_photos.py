@@ -133,7 +133,7 @@ def test_hidden_folders_and_litter_are_skipped_at_every_level(birds):
         (root / "Wren" / "Thumbs.db").write_bytes(b"x")
 
     (names,) = skipped_after(birds, litter).values()
-    assert names == ["__MACOSX", "Wren/._0.jpg", "Wren/.ipynb_checkpoints", "Wren/Thumbs.db"]
+    assert names == ["Wren/._0.jpg", "Wren/.ipynb_checkpoints", "Wren/Thumbs.db", "__MACOSX"]
 
 
 @pytest.mark.parametrize(
