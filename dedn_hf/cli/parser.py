@@ -40,7 +40,9 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `dedn` with every subcommand."""
-    parser = argparse.ArgumentParser(prog="dedn", description="Recognise classes of a folder of photos by their traits, also classes without any photo.")
+    parser = argparse.ArgumentParser(
+        prog="dedn", description="Recognises classes in photos by their traits, also classes without any photo."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)

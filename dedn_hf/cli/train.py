@@ -128,6 +128,8 @@ def reading_of(given: dict) -> dict:
 
 def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -> tuple:
     """A preset for these photos, after `dedn check` has looked at them, and the folder for features."""
+    import datasets
+
     from dedn_hf.cli.check import run_check
     from dedn_hf.data.loading import load
     from dedn_hf.training.automatic import automatic_preset, continued
@@ -137,6 +139,7 @@ def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -
         raise ValueError("Give --traits FILE, the table that describes the classes.")
     run_check(photos, traits, given.get("kinds"), **{k: v for k, v in reading_of(given).items() if k != "kinds"})
     logging.getLogger("dedn_hf.data").setLevel(logging.ERROR)  # all of it has been said
+    datasets.disable_progress_bars()  # there is one for all
     data = {"name": "folder", "data_dir": photos, "csv": traits, **reading_of(given)}
     splits, table = load(**data)
     preset = automatic_preset(

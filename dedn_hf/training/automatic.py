@@ -17,6 +17,7 @@ import torch
 BACKBONE = "tf_efficientnet_lite0"
 FEWEST_FOR_FOLDS = 4  # seen classes: two to hold out, two to train on
 BATCH_SIZE = 50
+SMALLEST_PART = 0.3  # of the photos, that a training on part of the classes may have left
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def automatic_preset(
     """
     if effort not in EFFORTS:
         raise ValueError(f"There is no effort {effort!r}; use {', '.join(EFFORTS)}.")
-    chosen, batch_size = EFFORTS[effort], min(BATCH_SIZE, images)
+    chosen, batch_size = EFFORTS[effort], min(BATCH_SIZE, max(int(SMALLEST_PART * images), 1))
     epochs = max(chosen.epochs, math.ceil(chosen.steps / max(images // batch_size, 1)))
     evaluate_every = max(epochs // 8, 1)
     model = {
