@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks
 from dedn_hf.data.photos import Photos, printable, walk, why_unused
+from dedn_hf.data.processor import at_full_speed
 from dedn_hf.data.transforms import already_batched, evaluation_transform
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
@@ -94,8 +95,10 @@ def classify(
     # By number, and not by place in the list: another process may have written a block before this one looks.
     mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
     scorer = Scorer(model, table, min_confidence, top_k)
-    for block, rows in answered_blocks(scorer, found.files, mine, batch_size, num_workers, not state.is_main_process):
-        blocks.write(block, rows)
+    with at_full_speed(model):
+        silent = not state.is_main_process
+        for block, rows in answered_blocks(scorer, found.files, mine, batch_size, num_workers, silent):
+            blocks.write(block, rows)
     state.wait_for_everyone()
     summary = Summary(out, len(found.files), skipped=found.skipped)
     for row in blocks.rows(count):
