@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 from accelerate import Accelerator
 
-from dedn_hf.data.features import IDENTITY_FILE, FeatureCache
+from dedn_hf.data.feature_files import IDENTITY_FILE
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
@@ -68,5 +68,5 @@ def inputs_from(
     if folder:
         experiment.features = Path(folder)
         if (experiment.features / IDENTITY_FILE).exists():
-            settings = TrainingSettings(feature_precision=FeatureCache(folder).identity["precision"])
+            settings = TrainingSettings(feature_precision="auto")
     return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))
