@@ -19,6 +19,7 @@ from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks
 from dedn_hf.classify.collection import Collection, collect
 from dedn_hf.classify.rollup import Groups, Rollup
 from dedn_hf.classify.scoring import Scorer, candidate_classes
+from dedn_hf.data.processor import at_full_speed
 from dedn_hf.data.transforms import already_batched, evaluation_transform
 from dedn_hf.modeling.inputs import open_encoded, upright_rgb
 from dedn_hf.modeling.pipeline_dedn import UNKNOWN
@@ -104,8 +105,10 @@ def classify(
     # By number, and not by place in the list: another process may have written a block before this one looks.
     mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
     scorer = Scorer(model, table, threshold, groups and Rollup(groups, table.class_names, threshold), top_k)
-    for block, rows in answered_blocks(scorer, found, mine, batch_size, num_workers, not state.is_main_process):
-        blocks.write(block, rows)
+    with at_full_speed(model):
+        silent = not state.is_main_process
+        for block, rows in answered_blocks(scorer, found, mine, batch_size, num_workers, silent):
+            blocks.write(block, rows)
     state.wait_for_everyone()
     summary = Summary(out, len(found), skipped=found.skipped)
     for row in blocks.rows(count):

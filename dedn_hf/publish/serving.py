@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dedn_hf.data.processor import at_full_speed
 from dedn_hf.modeling.handler import MAX_CANDIDATES, SHARES, BadRequest, EndpointHandler
 from dedn_hf.publish.fetching import fetch
 from dedn_hf.publish.saved import load_model
@@ -83,9 +84,9 @@ def serve(
     )
     name = Path(model).resolve().name if Path(model).is_dir() else model
     app = create_app(handler, name, max_bytes=max_bytes, timeout=timeout, queue=queue)
-    uvicorn.run(
-        app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=int(timeout) + 1
-    )
+    stopping = {"timeout_graceful_shutdown": int(timeout) + 1}
+    with at_full_speed(handler.pipeline.model):
+        uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, **stopping)
 
 
 def create_app(

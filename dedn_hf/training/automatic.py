@@ -86,6 +86,7 @@ def automatic_preset(
         "evaluate_every": evaluate_every,
         "checkpoint_every": evaluate_every,
         "num_workers": workers(),
+        "feature_precision": "auto",
     }
     if chosen.views > 1:
         training.update(feature_views=chosen.views, augmentation="crop", crop_scale=0.35, jitter=0.3)

@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from tqdm.auto import tqdm
 
 from dedn_hf.data.base import abbreviate
-from dedn_hf.data.features import FeatureCache
+from dedn_hf.data.features import FeatureCache, View, open_views
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task, fold_tasks, test_task, validation_task
 from dedn_hf.data.transforms import evaluation_transform, training_transform
@@ -280,24 +280,25 @@ def open_caches(
 ) -> list[FeatureCache]:
     """The feature cache of all images, with `flip_test` that of their mirror images, those of views for training.
 
-    The main process makes what is not there. Without a folder for features, there are none.
+    The main process makes what is not there, in one pass over the images. Without a folder for features, there are
+    none.
     """
     if experiment.features is None:
         return []
     splits, _ = experiment.load(False)
-    splits = {name: split.select_columns(["image", "file"]) for name, split in splits.items()}
-    everything = datasets.concatenate_datasets(list(splits.values()))
-    how = {"precision": settings.feature_precision, "num_workers": settings.num_workers}
+    training = range(len(splits["train"]))  # they come first
+    ordered = [splits["train"], *(split for name, split in splits.items() if name != "train")]
+    everything = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in ordered])
+    views = [View(experiment.features)]
+    if model.config.flip_test:
+        views.append(View(experiment.features / "mirrored", {"mirrored": True}))
+    for view in range(1, settings.feature_views):
+        options = {"view": view, **augmentation_of(settings)}
+        views.append(View(experiment.features / f"view-{view}", options, only=training))
+    how = {"precision": settings.feature_precision, "num_workers": settings.num_workers, "bar": experiment.bar}
     model.to(accelerator.device)
     with accelerator.main_process_first():
-        caches = [FeatureCache.open_or_build(experiment.features, model, everything, **how)]
-        if model.config.flip_test:
-            folder = experiment.features / "mirrored"
-            caches.append(FeatureCache.open_or_build(folder, model, everything, view={"mirrored": True}, **how))
-        for view in range(1, settings.feature_views):
-            folder, options = experiment.features / f"view-{view}", {"view": view, **augmentation_of(settings)}
-            caches.append(FeatureCache.open_or_build(folder, model, splits["train"], view=options, **how))
-    return caches
+        return open_views(views, model, everything, **how)
 
 
 def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]) -> Inputs:

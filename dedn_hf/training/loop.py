@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from dedn_hf.data.base import abbreviate
+from dedn_hf.data.processor import keep_freed_memory
 from dedn_hf.data.sampling import Batches
 from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import explained_worker_death, outlive_signals
@@ -69,6 +70,7 @@ def fit(
         FloatingPointError: the loss is not a finite number. ChildProcessError: a worker that loads images died.
         OSError: a checkpoint cannot be written. KeyboardInterrupt, SystemExit: after Ctrl-C, SIGTERM.
     """
+    keep_freed_memory()
     accelerator.free_memory()
     require_supported(settings, accelerator)
     identity = checkpoint_identity(settings, model, task)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from dedn_hf.data.features import view_of
+from dedn_hf.data.processor import at_full_speed
+from dedn_hf.data.transforms import ImageBatches, evaluation_transform
 
 if TYPE_CHECKING:
     import datasets
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dedn_hf.training.settings import TrainingSettings
 
 MEASURED_PHOTOS, MEASURED_STEPS = 16, 3
-FEATURES = "computing features"  # how the titles of the bars of `data.features` begin
+FEATURES = "computing features"  # how the titles of the bars of `data.extraction` begin
 
 
 @dataclass
@@ -73,7 +74,7 @@ def plan_of(
 
 def measure(model: DEDNForZeroShot, images: datasets.Dataset, settings: TrainingSettings) -> dict[str, float]:
     """Seconds for a photo to become features, for a step of training on features, and to score one photo."""
-    batch = view_of(model, images.select(range(min(MEASURED_PHOTOS, len(images)))))
+    batch = ImageBatches(images.select(range(min(MEASURED_PHOTOS, len(images)))), evaluation_transform(model))
     indices, device = list(range(len(batch))), model.device
     model.eval()
 
@@ -91,7 +92,8 @@ def measure(model: DEDNForZeroShot, images: datasets.Dataset, settings: Training
         with torch.no_grad():
             model(features=features.unsqueeze(1).expand(-1, 2, -1, -1, -1) if model.config.flip_test else features)
 
-    seconds = {"seconds_per_photo": shortest(extract) / len(batch)}
+    with at_full_speed(model):
+        seconds = {"seconds_per_photo": shortest(extract) / len(batch)}
     seconds["seconds_per_test"] = shortest(score) / settings.batch_size / (2 if model.config.flip_test else 1)
     model.train()
     seconds["seconds_per_step"] = shortest(step)

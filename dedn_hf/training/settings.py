@@ -34,7 +34,8 @@ class TrainingSettings:
         feature_views: with cached features, how many views of each training image the cache holds: the plain one, and
             others augmented as above (and with the model's `flip_test` the mirror image), of which training draws one
             at random; 1: no augmented ones.
-        feature_precision: 'float32' or 'bfloat16', in which the frozen backbone computes what is cached.
+        feature_precision: 'float32' or 'bfloat16', in which the frozen backbone computes what is cached, or 'auto': as
+            in the cache that is there, else whichever is faster on this processor. Their numbers differ slightly.
         channels_last: memory layout of the backbone, faster for many convolutional networks.
         select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
             picks the epoch that is best on the test splits (the published protocol); 'last' evaluates the last epoch.
@@ -74,7 +75,7 @@ class TrainingSettings:
     crop_scale: float = 0.4
     jitter: float = 0.0
     feature_views: int = 1
-    feature_precision: Literal["float32", "bfloat16"] = "float32"
+    feature_precision: Literal["auto", "float32", "bfloat16"] = "float32"
     channels_last: bool = False
     select_on: Literal["val", "test", "last"] = "val"
     calibrate: bool = False
