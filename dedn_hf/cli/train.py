@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,14 +89,32 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     experiment = experiment_of(preset, features)
-    if own:
-        experiment.bar = announce(experiment, settings, accelerator)
-    record = run(experiment, settings, out, accelerator)
+    with nothing_said_twice() if own else nullcontext():
+        if own:
+            experiment.bar = announce(experiment, settings, accelerator)
+        record = run(experiment, settings, out, accelerator)
     accelerator.end_training()
     if accelerator.is_main_process:
         if own:
             experiment.bar.close()
         report(record, out, given.get("photos"))
+
+
+@contextmanager
+def nothing_said_twice() -> Iterator[None]:
+    """Within `with`, no warnings about photos and table, which the check has given, and no bars but one for all."""
+    import datasets
+
+    data, bars = logging.getLogger("dedn_hf.data"), not datasets.are_progress_bars_disabled()
+    before = data.level
+    data.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        data.setLevel(before)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def named_preset(preset: str, variant: str | None = None, changes: list[str] | None = None, **given: Any) -> tuple:
@@ -128,8 +148,6 @@ def reading_of(given: dict) -> dict:
 
 def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -> tuple:
     """A preset for these photos, after `dedn check` has looked at them, and the folder for features."""
-    import datasets
-
     from dedn_hf.cli.check import run_check
     from dedn_hf.data.loading import load
     from dedn_hf.training.automatic import automatic_preset, continued
@@ -138,10 +156,9 @@ def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -
     if traits is None:
         raise ValueError("Give --traits FILE, the table that describes the classes.")
     run_check(photos, traits, given.get("kinds"), **{k: v for k, v in reading_of(given).items() if k != "kinds"})
-    logging.getLogger("dedn_hf.data").setLevel(logging.ERROR)  # all of it has been said
-    datasets.disable_progress_bars()  # there is one for all
     data = {"name": "folder", "data_dir": photos, "csv": traits, **reading_of(given)}
-    splits, table = load(**data)
+    with nothing_said_twice():
+        splits, table = load(**data)
     preset = automatic_preset(
         data,
         images=len(splits["train"]),

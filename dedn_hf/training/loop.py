@@ -97,7 +97,7 @@ def fit(
                 if on_evaluation:
                     on_evaluation(training.evaluated, record, (logits, labels))
             progress = Progress([*progress.epochs, record])
-            report(accelerator, settings, task, record, quiet=bar is not tqdm)
+            report(accelerator, settings, task, record, bar is not tqdm)
             stopping = stop.wanted(at_once=True)
             if stopping or checkpoint.due(progress.epochs):
                 checkpoint.save(progress)

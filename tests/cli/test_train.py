@@ -35,8 +35,6 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    yield
-    datasets.enable_progress_bars()
 
 
 @pytest.fixture(scope="session")

@@ -596,10 +596,10 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_pat
     accelerator.free_memory()
     report = training.report
 
-    def interrupt(accelerator, settings, task, record):
+    def interrupt(accelerator, settings, task, record, *quiet):
         if (task.name, record["epoch"]) == where:
             raise Interruption
-        report(accelerator, settings, task, record)
+        report(accelerator, settings, task, record, *quiet)
 
     with monkeypatch.context() as patched, pytest.raises(Interruption):
         patched.setattr(training, "report", interrupt)
@@ -674,7 +674,7 @@ def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interrup
         return {**found, "H": scores.pop(0)}, logits, labels
 
     def interrupt(*arguments):
-        if arguments[-1]["epoch"] == 3:
+        if arguments[3]["epoch"] == 3:
             raise Interruption
         report(*arguments)
 
@@ -902,7 +902,7 @@ def test_workers_that_load_images_change_no_bit_also_after_an_interruption(
     report = training.report
 
     def interrupt(*arguments):
-        if arguments[-1]["epoch"] == 2:
+        if arguments[3]["epoch"] == 2:
             raise Interruption
         report(*arguments)
 
