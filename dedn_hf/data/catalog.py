@@ -7,6 +7,8 @@ of portions, so that images are stored once for both.
 from __future__ import annotations
 
 import hashlib
+import itertools
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -108,6 +110,43 @@ def hold_out(names: Sequence[str], fraction: float, purpose: str) -> set[str]:
     count = min(max(round(fraction * len(names)), 1), len(names) - 1)
     ranked = sorted(names, key=lambda name: hashlib.sha256(f"{purpose}:{name}".encode()).digest())
     return set(ranked[: max(count, 0)])
+
+
+def class_folds(names: Sequence[str], count: int, at_least: int = 2) -> list[list[str]]:
+    """Groups of classes to hold out in turn, so that each class plays an unseen one at least once.
+
+    A hash of the names decides who is with whom: the order of `names` does not matter, and the same names always give
+    the same folds. Sizes differ by one at most. Each class is in one fold where that leaves at least half of the
+    classes to train on; with very few classes, some are in two.
+
+    Args:
+        names: of the seen classes, 3 or more. count: folds, 2 or more. at_least: classes in a fold, 1 or more.
+
+    Returns:
+        `count` folds, or fewer where there are too few classes for `count` folds of `at_least`. The classes of a fold
+        are in the order of `names`.
+
+    Raises:
+        ValueError: too few classes, a name that stands twice, or a count or size that makes no folds.
+    """
+    total = len(names)
+    if len(set(names)) < total:
+        raise ValueError("A class stands twice among the names to divide into folds.")
+    if count < 2 or at_least < 1:
+        raise ValueError(f"Folds need a count of 2 or more and 1 class or more in each, not {count} and {at_least}.")
+    if total < 3 or at_least >= total:
+        raise ValueError(
+            f"{total} seen classes are too few to hold out {at_least} at a time: {max(3, at_least + 1)} are needed."
+        )
+    # Two folds of an odd number of classes hold out more than half of them at once; three folds that overlap do not.
+    count = min(count, max(total // at_least, min(math.ceil(total / at_least), 3)))
+    ring = sorted(names, key=lambda name: hashlib.sha256(f"folds:{name}".encode()).digest())
+    starts = [total * fold // count for fold in range(count + 1)]
+    held_out = [
+        {ring[place % total] for place in range(start, max(end, start + at_least))}
+        for start, end in itertools.pairwise(starts)
+    ]
+    return [[name for name in names if name in fold] for fold in held_out]
 
 
 def with_validation_classes(table: AttributeTable) -> AttributeTable:
