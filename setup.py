@@ -83,6 +83,7 @@ setup(
         "dedn_hf.data": ["metadata/*"],
         "dedn_hf.explain": ["page.html"],
         "dedn_hf.model_cards": ["template.md"],
+        "dedn_hf.training": ["presets/*.yaml"],
     },
     install_requires=REQUIRED,
     extras_require={"export": EXPORT, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},

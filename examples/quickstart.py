@@ -26,7 +26,6 @@ from dedn_hf.explain.figures import figure_explaining
 from dedn_hf.training.experiment import RUN_FILE, Experiment, run
 from dedn_hf.training.settings import TrainingSettings, read_preset
 
-PRESET = Path(__file__).parent / "configs" / "shapes.yaml"
 NAME = "griffle"  # no class of the data set, neither seen nor unseen
 DESCRIPTION = [
     *("body shape: box", "body colour: yellow", "body pattern: stripes", "head shape: ellipse"),
@@ -38,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("runs/quickstart"))
-    parser.add_argument("--epochs", type=int, help="default: as in configs/shapes.yaml, like the next one")
+    parser.add_argument("--epochs", type=int, help="default: as in the preset shapes, like the next one")
     parser.add_argument("--images-per-class", type=int)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
@@ -46,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def train(arguments: argparse.Namespace) -> dict:
     """Train on the seen classes, test, save the model; gives what run.json holds."""
-    preset = read_preset(PRESET)
+    preset = read_preset("shapes")
     preset["training"]["seed"] = arguments.seed
     if arguments.epochs:
         preset["training"]["epochs"] = arguments.epochs

@@ -1,6 +1,6 @@
 """Compare variants of a preset over several seeds: ablations, sensitivity, backbones.
 
-    python examples/study.py examples/configs/study/components.yaml --config examples/configs/cub.yaml \\
+    python examples/study.py examples/configs/study/components.yaml --config cub \\
         --data-dir data --features-dir runs/features --seeds 0 1 2 --jobs 2 --output-dir runs/study
 
 The tables go to OUTPUT_DIR/components.md and .tex. The same command goes on after an interruption, and another study
@@ -22,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="the variants, e.g. examples/configs/study/components.yaml")
-    parser.add_argument("--config", required=True, help="the preset that they vary, e.g. examples/configs/cub.yaml")
+    parser.add_argument("--config", required=True, help="the preset that they vary, e.g. cub")
     parser.add_argument("--output-dir", type=Path, required=True, help="tables, trainings and predictions go there")
     parser.add_argument("--name", help="of the tables (default: the study file's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

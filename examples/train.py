@@ -1,6 +1,6 @@
 """Train a DEDN.
 
-    accelerate launch examples/train.py --config examples/configs/cub.yaml --data-dir data --output-dir runs/cub
+    accelerate launch examples/train.py --config cub --data-dir data --output-dir runs/cub
 
 Without images at hand, `--data shapes` needs none. Settings of the preset change by `--set training.epochs=5`.
 """
@@ -18,7 +18,7 @@ from dedn_hf.training.settings import TrainingSettings, read_preset
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="preset, e.g. examples/configs/cub.yaml")
+    parser.add_argument("--config", required=True, help="preset, e.g. cub")
     parser.add_argument("--variant", help="variant of the preset, e.g. zsl")
     parser.add_argument(
         "--data", help="data set in place of the preset's: cub, sun, awa2, folder, shapes, or a folder"

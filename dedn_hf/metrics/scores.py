@@ -72,13 +72,13 @@ def gzsl_scores(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> dict[s
 
     Returns:
         `T1`, `U`, `S`, `H`, `AUSUC`: floats in [0, 1]. `T1` and `U` are None without images of unseen classes, `S` is
-        None without images of seen classes, and `H` and `AUSUC` are None if either kind is missing.
+        None without images of seen classes, and `H` and `AUSUC` are None if either kind is missing. So a plain
+        classifier, without unseen classes, has `S` only.
         `per_class_accuracy`: K floats among all classes, None for classes without images. Of equal logits, the one
         with the lower class index wins.
 
     Raises:
-        ValueError: if shapes disagree, there is no image, a label is out of range, a logit is not finite, or all
-            classes are seen, or all unseen.
+        ValueError: if shapes disagree, there is no image, a label is out of range, or a logit is not finite.
     """
     logits, labels, seen = _checked(logits, labels, seen)
     accuracies = per_class_accuracy(logits.argmax(1), labels, np.arange(len(seen)))
@@ -230,13 +230,7 @@ def _checked(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> tuple[np.
             f"labels run from {labels.min()} to {labels.max()}, outside 0..{len(seen) - 1}, the indices of the "
             f"{len(seen)} classes; subtract 1 if yours start at 1, and leave out images without a class"
         )
-    seen = seen.astype(bool)
-    if seen.all() or not seen.any():
-        raise ValueError(
-            f"all {len(seen)} classes are {'seen' if seen.all() else 'unseen'}; "
-            "pass seen as one boolean per class, true for classes with training images; both values must occur"
-        )
-    return logits, labels.astype(np.int64), seen
+    return logits, labels.astype(np.int64), seen.astype(bool)
 
 
 def _check_shapes(logits: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import yaml
 
 from dedn_hf.modeling.attribute_table import near_names
 
+PRESETS = Path(__file__).parent / "presets"
 WITHOUT_EFFECT = ("num_workers", "checkpoint_every", "tracker")  # on the result
 
 
@@ -137,16 +138,20 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
     """A preset: sections `data`, `model`, `training`, and `variants` that change some of their keys.
 
     Args:
-        path: a YAML file. variant: name of one of its variants.
+        path: name of a preset of this package, such as 'cub', or a YAML file. variant: name of one of its variants.
         overrides: 'section.key=value', values in YAML, e.g. 'training.epochs=5'.
 
     Raises:
         FileNotFoundError: no such file. ValueError: not YAML, unknown section or variant.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No configuration file {path}. The presets are in examples/configs/.")
+    path = PRESETS / f"{path}.yaml" if str(path) in preset_names() else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no preset or file {str(path)!r}.{near_names(str(path), preset_names())} Presets: "
+            f"{', '.join(preset_names())}."
+        )
     try:
-        preset = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        preset = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     sections = {"data": {}, "model": {}, "training": {}, "variants": {}}
@@ -166,6 +171,11 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
             raise ValueError(f"Unknown section {section!r} of {key!r}; use {', '.join(preset)}.")
         preset[section][key] = value
     return preset
+
+
+def preset_names() -> list[str]:
+    """The presets that come with this package."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def _parse_override(text: str) -> tuple[str, str, object]:

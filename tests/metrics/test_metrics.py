@@ -164,6 +164,15 @@ def test_images_of_one_role_give_what_they_can(role, known, unknown):
     assert all(scores[name] is None for name in unknown | {"H", "AUSUC"})
 
 
+def test_without_unseen_classes_only_s_is_measured_and_without_seen_ones_only_t1_and_u():
+    only_seen, only_unseen = (gzsl_scores(LOGITS, LABELS, [role] * 4) for role in (True, False))
+    assert only_seen["S"] == only_unseen["U"] == only_unseen["T1"] == pytest.approx(3 / 8)
+    assert {name for name, score in only_seen.items() if score is None} == {"T1", "U", "H", "AUSUC"}
+    assert {name for name, score in only_unseen.items() if score is None} == {"S", "H", "AUSUC"}
+    with pytest.raises(ValueError, match="no images of unseen classes"):
+        calibrate(LOGITS, LABELS, [True] * 4)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -174,8 +183,6 @@ def test_images_of_one_role_give_what_they_can(role, known, unknown):
         ({"logits": LOGITS[0]}, "images x classes"),
         ({"logits": np.zeros((0, 4)), "labels": np.zeros(0, int)}, "no images"),
         ({"logits": [[np.nan] * 4, *LOGITS[1:]]}, "first: image 0"),
-        ({"seen": [True] * 4}, "all 4 classes are seen"),
-        ({"seen": [False] * 4}, "all 4 classes are unseen"),
         ({"seen": [True, False]}, "one boolean of seen per class"),
         ({"seen": [0, 1, 2, 3]}, "not the indices"),
     ],

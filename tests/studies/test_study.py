@@ -91,7 +91,7 @@ def test_every_study_fits_its_presets(path, tmp_path, monkeypatch):
     monkeypatch.setattr("dedn_hf.training.experiment.load", lambda **_: (None, None))
     presets = ["shapes"] if "shapes" in path.stem else ["cub", "sun", "awa2"]
     for preset in presets:
-        plan = make_plan(Study.from_yaml(path), EXAMPLES / "configs" / f"{preset}.yaml", [], [0], tmp_path)
+        plan = make_plan(Study.from_yaml(path), preset, [], [0], tmp_path)
         assert all(training.preset["training"]["select_on"] == "last" for training in plan.trainings)
 
 

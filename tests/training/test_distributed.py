@@ -194,7 +194,7 @@ def test_accelerate_launch_trains_on_two_cpu_processes_with_its_file(tmp_path):
         *launcher,
         "examples/train.py",
         "--config",
-        "examples/configs/shapes.yaml",
+        "shapes",
         "--select-on",
         "last",
         "--cpu",

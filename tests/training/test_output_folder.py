@@ -152,7 +152,7 @@ def test_the_example_says_it_in_one_line_and_starts_no_tracker(accelerator, tmp_
     spec = importlib.util.spec_from_file_location("train", ROOT / "examples" / "train.py")
     train = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train)
-    command = ["train.py", "--config", str(ROOT / "examples/configs/shapes.yaml"), "--cpu"]
+    command = ["train.py", "--config", "shapes", "--cpu"]
     command += ["--output-dir", str(tmp_path / "run"), "--set", "training.tracker=tensorboard"]
     monkeypatch.setattr(sys, "argv", command)
     with sole_use(tmp_path / "run", accelerator):

@@ -32,7 +32,7 @@ from dedn_hf.training.checkpoint import Checkpoint
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.experiment import Experiment, inputs_of, open_caches, run
 from dedn_hf.training.loop import fit
-from dedn_hf.training.settings import TrainingSettings, read_preset
+from dedn_hf.training.settings import PRESETS, TrainingSettings, preset_names, read_preset
 from tests.tiny_runs import (
     FeatureMaps,
     feature_model,
@@ -43,8 +43,6 @@ from tests.tiny_runs import (
     picture,
     tiny_table,
 )
-
-CONFIGS = Path(__file__).parents[2] / "examples" / "configs"
 
 
 def settings(**changes) -> TrainingSettings:
@@ -940,9 +938,11 @@ def test_presets_that_cannot_be_read_are_refused(tmp_path, text, variant, overri
         read_preset(write_preset(tmp_path, text), variant, overrides)
 
 
-def test_a_missing_preset_is_answered_with_where_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.yaml.*examples/configs"):
+def test_a_missing_preset_is_answered_with_those_that_there_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none.yaml.*awa2, cub, "):
         read_preset(tmp_path / "none.yaml")
+    with pytest.raises(FileNotFoundError, match="Did you mean 'cub_views'"):
+        read_preset("cub_view")
 
 
 # Table of the published settings: input, epochs, calibration, region weight, coarse weight, margin, rank, sampling.
@@ -958,7 +958,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("name", "variant"), PUBLISHED)
 def test_the_presets_hold_the_published_numbers(name, variant):
-    preset = read_preset(CONFIGS / f"{name}.yaml", variant)
+    preset = read_preset(name, variant)
     chosen, config = TrainingSettings.from_dict(preset["training"]), DEDNConfig(**preset["model"])
     assert preset["data"]["name"] == name
     assert PUBLISHED[name, variant] == (
@@ -978,12 +978,12 @@ def test_the_presets_hold_the_published_numbers(name, variant):
     assert (chosen.momentum, chosen.batch_size, chosen.schedule, chosen.augmentation) == (0.9, 50, "constant", "none")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_key_of_a_preset_is_known(path):
-    variants = [None, *(yaml.safe_load(path.read_text(encoding="utf-8")).get("variants") or {})]
+@pytest.mark.parametrize("name", preset_names())
+def test_every_key_of_a_preset_is_known(name):
+    variants = [None, *(yaml.safe_load((PRESETS / f"{name}.yaml").read_text(encoding="utf-8")).get("variants") or {})]
     builder = {"pretrained", "groups", "num_groups", "backbone_kwargs"}
     for variant in variants:
-        preset = read_preset(path, variant)
+        preset = read_preset(name, variant)
         TrainingSettings.from_dict(preset["training"])
         assert not [key for key in preset["model"] if key not in builder and not hasattr(DEDNConfig, key)]
 

@@ -231,7 +231,7 @@ def test_what_is_killed_goes_on_and_leaves_nothing_wrong(name, seed, undisturbed
 @pytest.mark.slow
 def test_a_stopped_command_says_so_by_its_exit_code_and_goes_on_when_it_is_given_again(tmp_path, heeding_ctrl_c):
     given = ["training.epochs=6", "training.calibrate=false", "training.checkpoint_every=1", "data.images_per_class=5"]
-    command = ["examples/train.py", "--config", "examples/configs/shapes.yaml", "--cpu", "--select-on", "last"]
+    command = ["examples/train.py", "--config", "shapes", "--cpu", "--select-on", "last"]
     command = [sys.executable, *command, "--output-dir", str(tmp_path / "run"), "--set", *given]
     unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
     for number, epoch in ((signal.SIGTERM, 1), (signal.SIGINT, 3)):
