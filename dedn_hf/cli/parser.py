@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from dedn_hf.cli.baselines import add_baselines
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
 from dedn_hf.cli.describe import add_describe
@@ -34,6 +35,7 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_push,
     add_push_data,
     add_prepare,
+    add_baselines,
     add_reproduce,
 )
 
