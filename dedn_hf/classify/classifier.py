@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,16 @@ from PIL import ExifTags
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks
+from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks, write_rows
 from dedn_hf.classify.collection import Collection, collect
+from dedn_hf.classify.page import thumbnail, write_page
 from dedn_hf.classify.rollup import Groups, Rollup
 from dedn_hf.classify.scoring import Scorer, candidate_classes
 from dedn_hf.data.processor import at_full_speed
 from dedn_hf.data.transforms import already_batched, evaluation_transform
 from dedn_hf.modeling.inputs import open_encoded, upright_rgb
 from dedn_hf.modeling.pipeline_dedn import UNKNOWN
-from dedn_hf.modeling.saving import require_writable
+from dedn_hf.modeling.saving import require_writable, whole_file
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
@@ -49,11 +51,18 @@ class Summary:
     groups: int = 0
     skipped: Sequence[str] = ()
 
+    def __str__(self) -> str:
+        unknown = f", {self.unknown} of them unknown" if self.unknown else ""
+        groups = f", {self.groups} answered by a group" if self.groups else ""
+        broken = f"; {self.unreadable} could not be read" if self.unreadable else ""
+        return f"{self.photos} photos{unknown}{groups}{broken}"
+
 
 def classify(
     model: DEDNForZeroShot,
     photos: str | os.PathLike | Iterable[str | os.PathLike],
     out: str | os.PathLike,
+    html: str | os.PathLike | None = None,
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     candidates: AttributeTable | None = None,
@@ -62,8 +71,8 @@ def classify(
     groups: Groups | None = None,
     file_column: str | None = None,
     top_k: int | None = None,
-    batch_size: int = 32,
-    num_workers: int = 0,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
     excel: bool = False,
     overwrite: bool = False,
 ) -> Summary:
@@ -80,7 +89,8 @@ def classify(
             one that was chosen for this precision in training. groups: level -> class -> group, see `read_groups`: the
             answer is a group where no class is sure enough, but the sum over the classes of the group is.
         top_k: so many rows a photo, one for each of the best classes, in place of one.
-        batch_size: photos at a time. num_workers: processes that decode photos.
+        batch_size: photos at a time. num_workers: processes that decode photos. Default: what suits the device.
+        html: a page to look through, with a thumbnail of each photo, the least sure first.
         excel: begin a CSV with a byte order mark, so that Excel reads it as UTF-8. overwrite: replace `out`.
 
     Raises:
@@ -89,14 +99,16 @@ def classify(
         FileExistsError: `out` is there. FileNotFoundError: no such photo or folder.
         OSError: nothing can be written there.
     """
-    out = Path(out).absolute()
+    out, html = Path(out).absolute(), None if html is None else Path(html).absolute()
     threshold = model.config.confidence_threshold(min_confidence, precision)
-    require_usable(out, top_k, groups, threshold, overwrite)
+    require_usable(out, html, top_k, groups, threshold)
     table = candidate_classes(model.attribute_table, classes, exclude, candidates)
     found = collect([photos] if isinstance(photos, str | os.PathLike) else photos, file_column)
-    options = {"min_confidence": threshold, "groups": groups, "top_k": top_k, "batch_size": batch_size}
+    batch_size = batch_size or suitable_batch(model)
+    options = {"min_confidence": threshold, "groups": groups, "top_k": top_k, "html": html is not None}
     facts = {"model": fingerprint(model), "photos": found.digest(), "classes": table.class_names}
-    blocks = Blocks(out, {**facts, **options})
+    blocks = Blocks(out, {**facts, **options, "batch_size": batch_size})
+    require_free(out, html, overwrite, goes_on=blocks.folder.exists())
     state = processes()
     if state.is_main_process:
         blocks.open()
@@ -105,20 +117,32 @@ def classify(
     # By number, and not by place in the list: another process may have written a block before this one looks.
     mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
     scorer = Scorer(model, table, threshold, groups and Rollup(groups, table.class_names, threshold), top_k)
+    photos = PhotoBatches(found, evaluation_transform(model), thumbnails=html is not None)
     with at_full_speed(model):
         silent = not state.is_main_process
-        for block, rows in answered_blocks(scorer, found, mine, batch_size, num_workers, silent):
+        for block, rows in answered_blocks(scorer, photos, mine, batch_size, num_workers, silent):
             blocks.write(block, rows)
     state.wait_for_everyone()
-    summary = Summary(out, len(found), skipped=found.skipped)
-    for row in blocks.rows(count):
+    summary = summarize(out, blocks.rows(count), found)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        if html is not None:
+            with whole_file(html) as unfinished:
+                write_page(unfinished, blocks.rows(count), out.name, str(summary))
+        with whole_file(out) as unfinished:
+            write_rows(unfinished, blocks.rows(count), list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
+        blocks.remove()
+    state.wait_for_everyone()
+    return summary
+
+
+def summarize(out: Path, rows: Iterable[dict], photos: Collection) -> Summary:
+    """Count what came out."""
+    summary = Summary(out, len(photos), skipped=photos.skipped)
+    for row in rows:
         summary.unreadable += bool(row["error"])
         summary.unknown += row["answer"] == UNKNOWN
         summary.groups += row.get("level") not in (None, "class")
-    state.wait_for_everyone()
-    if state.is_main_process:
-        blocks.finish(count, list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
-    state.wait_for_everyone()
     return summary
 
 
@@ -127,17 +151,34 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def require_usable(out: Path, top_k: int | None, groups: Groups | None, threshold: float, overwrite: bool) -> None:
-    """Raise ValueError or FileExistsError before the work, for what would be refused after it."""
+def require_usable(out: Path, html: Path | None, top_k: int | None, groups: Groups | None, threshold: float) -> None:
+    """Raise ValueError before the work, for what would be refused after it."""
     require_writable(out, SUFFIXES)
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} is there already. Give another name, or --overwrite.")
+    if html is not None:
+        require_writable(html, (".html",))
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be 1 or more.")
     if groups and top_k is not None:
         raise ValueError("top_k gives classes in each row, and groups are answers in their place. Leave out one.")
     if groups and threshold == 0:
         raise ValueError("A group is the answer where no class is sure enough. Give precision or min_confidence.")
+
+
+def require_free(out: Path, html: Path | None, overwrite: bool, goes_on: bool) -> None:
+    """Raise FileExistsError for a file that is there; but the page may be of a run that now `goes_on`."""
+    for path in (out, None if goes_on else html):
+        if path is not None and path.exists() and not overwrite:
+            raise FileExistsError(f"{path} is there already. Give another name, or --overwrite.")
+
+
+def suitable_batch(model: DEDNForZeroShot) -> int:
+    """Photos at a time: few on CPUs, where large feature maps fit no cache, and half of that with mirror images."""
+    return 32 if model.device.type != "cpu" else 8 // (1 + model.config.flip_test)
+
+
+def suitable_workers(model: DEDNForZeroShot, photos: int) -> int:
+    """Processes that decode photos: none on CPUs, which the network keeps busy, and for photos that are few."""
+    return 0 if model.device.type == "cpu" or photos <= BLOCK else min(4, os.cpu_count() or 1)
 
 
 def fingerprint(model: DEDNForZeroShot) -> str:
@@ -154,8 +195,11 @@ def fingerprint(model: DEDNForZeroShot) -> str:
 class PhotoBatches(Dataset):
     """Batches of photos: their pixels, what their cameras wrote, and why some cannot be read."""
 
-    def __init__(self, photos: Collection, transform: Any) -> None:
-        self.photos, self.transform = photos, transform
+    def __init__(self, photos: Collection, transform: Any, thumbnails: bool = False) -> None:
+        self.photos, self.transform, self.thumbnails = photos, transform, thumbnails
+
+    def __len__(self) -> int:
+        return len(self.photos)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[list[dict], torch.Tensor | None]:
         """One row for each photo; the pixels of those without an error, B x 3 x H x W, or None where all have one."""
@@ -163,11 +207,16 @@ class PhotoBatches(Dataset):
         for name, source in map(self.photos.__getitem__, indices):
             row = {"file": name, "taken": None, "camera": None, "error": None}
             try:
+                if source is None:
+                    raise ValueError("There is no image in this row.")
                 with open_encoded(source) as image:
                     row.update(said_by_camera(image))
-                    pixels.append(self.transform(upright_rgb(image)))
+                    picture = upright_rgb(image)
+                if self.thumbnails:
+                    row["thumbnail"] = thumbnail(picture)
+                pixels.append(self.transform(picture))
             except Exception as error:  # noqa: BLE001 - damaged files make PIL's decoders raise nearly anything
-                row["error"] = f"{type(error).__name__}: {error}"
+                row["error"] = re.sub(" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")  # the same every time
             rows.append(row)
         return rows, torch.stack(pixels) if pixels else None
 
@@ -178,7 +227,8 @@ def said_by_camera(image: Any) -> dict[str, str | None]:
         exif = image.getexif()
         taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
         camera = [exif.get(tag) for tag in (ExifTags.Base.Make, ExifTags.Base.Model)]
-        texts = [str(part).strip("\0 ") for part in (taken or "", " ".join(str(part) for part in camera if part))]
+        taken = re.sub(r"^(\d{4}):(\d\d):(\d\d)(?= )", r"\1-\2-\3", str(taken or ""))  # as spreadsheets know dates
+        texts = [part.strip("\0 ") for part in (taken, " ".join(str(part) for part in camera if part))]
         return {
             key: text if text.isprintable() and text else None
             for key, text in zip(("taken", "camera"), texts, strict=True)
@@ -188,13 +238,14 @@ def said_by_camera(image: Any) -> dict[str, str | None]:
 
 
 def answered_blocks(
-    scorer: Scorer, photos: Collection, blocks: Sequence[int], batch_size: int, num_workers: int, silent: bool
+    scorer: Scorer, photos: PhotoBatches, blocks: Sequence[int], batch_size: int, num_workers: int | None, silent: bool
 ) -> Iterator[tuple[int, list[dict]]]:
     """The rows of each block, in order."""
     spans = [range(block * BLOCK, min((block + 1) * BLOCK, len(photos))) for block in blocks]
     batches = (span[i : i + batch_size] for span in spans for i in range(0, len(span), batch_size))
-    decoded = PhotoBatches(photos, evaluation_transform(scorer.model))
-    loader = DataLoader(decoded, batch_sampler=batches, num_workers=num_workers, collate_fn=already_batched)
+    if num_workers is None:
+        num_workers = suitable_workers(scorer.model, sum(map(len, spans)))
+    loader = DataLoader(photos, batch_sampler=batches, num_workers=num_workers, collate_fn=already_batched)
     waiting = iter(loader)
     with tqdm(total=sum(map(len, spans)), unit=" photos", desc="classifying", disable=silent) as bar:
         for block, span in zip(blocks, spans, strict=True):

@@ -85,11 +85,14 @@ class Scorer:
         columns = COLUMNS if self.top_k is None else TOP_K_COLUMNS
         empty, found = dict.fromkeys(columns), []
         for about in described:
-            found += [{**empty, **answer, **about} for answer in ([{}] if about["error"] else next(answers))]
+            for rank, answer in enumerate([{}] if about["error"] else next(answers)):
+                found.append({**empty, **answer, **about})
+                if rank:
+                    found[-1].pop("thumbnail", None)  # once is enough
         return found
 
     def _answers(self, pixels: torch.Tensor) -> Iterator[list[dict]]:
-        scores = self.model.score_attributes(pixel_values=pixels)
+        scores = self.model.score_attributes(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
         probabilities = self.model.probabilities(self.model.score_classes(scores, self.table))
         values, labels = probabilities.sort(dim=1, descending=True, stable=True)
         telling = self._telling(scores, labels)

@@ -31,6 +31,9 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
         "--file-column", metavar="NAME", help="column of a list with the files, or of a data set with the images"
     )
     parser.add_argument("--out", required=True, metavar="FILE", help=".csv, .jsonl or .parquet")
+    parser.add_argument(
+        "--html", metavar="FILE", help="also write a page to look through: thumbnails, the least sure answers first"
+    )
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="choose among these (default: all of the model)")
     parser.add_argument("--exclude", nargs="+", metavar="NAME", help="leave these classes out")
     parser.add_argument("--candidates", metavar="FILE", help="more classes, in a table of traits as the model's own")
@@ -45,8 +48,8 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
         "--levels", nargs="+", metavar="COLUMN", help="columns of --rollup with the groups, the finest first"
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="N rows a photo, one for each of the best classes")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos (default 0)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default: 8 on CPUs, else 32)")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos")
     parser.add_argument("--excel", action="store_true", help="begin a CSV with the mark by which Excel knows UTF-8")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.set_defaults(run=run_classify)
@@ -92,8 +95,5 @@ def run_classify(
     if state.is_main_process:
         for line in found.skipped:
             print(f"Not looked at: {line}")
-        unknown = f", {found.unknown} of them unknown" if found.unknown else ""
-        unknown += f", {found.groups} answered by a group" if found.groups else ""
-        broken = f"; {found.unreadable} could not be read: see the column 'error'" if found.unreadable else ""
-        print(f"Wrote {found.out}: {found.photos} photos{unknown}{broken}")
+        print(f"Wrote {found.out}: {found}" + ": see the column 'error'" * bool(found.unreadable))
     return BROKEN if found.unreadable else 0

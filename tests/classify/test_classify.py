@@ -220,7 +220,7 @@ def test_a_stopped_classification_goes_on_where_it_was(stop_at, model, photos, t
 
 def test_an_unfinished_file_of_another_command_is_refused(model, photos, tmp_path, small_blocks, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module.Blocks, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(module, "write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             classify(model, photos, tmp_path / "answers.csv")
     with pytest.raises(ValueError, match="begun with other classes"):
@@ -275,7 +275,7 @@ def test_date_and_camera_are_read_and_damage_is_not_an_error(model, tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "photos" / "b.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x01")
     classify(model, tmp_path / "photos", tmp_path / "answers.csv")
     first, second = rows_of(tmp_path / "answers.csv")
-    assert (first["taken"], first["camera"]) == ("2026:05:01 06:30:00", "Nikon D500")
+    assert (first["taken"], first["camera"]) == ("2026-05-01 06:30:00", "Nikon D500")
     assert not second["taken"] and not second["error"] and second["answer"]
 
 
