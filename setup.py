@@ -21,6 +21,7 @@ REQUIRED = [
     "datasets>=4.4",
     "evaluate>=0.4.6",
     "accelerate>=1.12",
+    "argcomplete>=3.6",
     "filelock>=3.20",
     "jinja2>=3.1",
     "lazy-loader>=0.4",

@@ -7,6 +7,7 @@ name the first function in `COMMANDS`. Import what is heavy inside the second, s
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -57,7 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, of `dedn classify` also 3, 2 after an error that the user can mend, 130 after Ctrl-C.
     """
-    given = {key: value for key, value in vars(build_parser().parse_args(arguments)).items() if value is not None}
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run = given.pop("run")
     try:
         return run(**given) or 0
