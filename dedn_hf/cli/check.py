@@ -14,11 +14,12 @@ def add_check(commands: argparse._SubParsersAction) -> None:
         "check",
         help="say what would be made of photos and a table of traits, before anything is trained",
         description="Reads photos and table, and prints one screen: photos by class, files that are not used and why, "
-        "what each column became, gaps, classes that nothing tells apart. Trains and writes nothing.",
+        "what each column became, gaps, classes that nothing tells apart. Trains nothing.",
     )
     parser.add_argument("photos", metavar="PHOTOS", help="folder with one folder a class, or a list of files")
     parser.add_argument("--traits", required=True, metavar="FILE", help="table of traits: CSV of any kind, or Excel")
     add_reading_arguments(parser)
+    parser.add_argument("--out", metavar="FILE", help="also write all of it to this .html file")
     parser.set_defaults(run=run_check)
 
 
@@ -46,10 +47,16 @@ def kinds_of(texts: list[str]) -> dict[str, str]:
     return dict(text.rpartition("=")[::2] for text in texts)
 
 
-def run_check(photos: str, traits: str, kinds: list[str] | None = None, **reading: Any) -> None:
-    """Print what was found. Raises as `dedn_hf.data.own_photos.check`."""
+def run_check(
+    photos: str, traits: str, kinds: list[str] | None = None, out: str | None = None, **reading: Any
+) -> None:
+    """Print what was found, and write it to `out`. Raises as `dedn_hf.data.own_photos.check`."""
+    from dedn_hf.cli.check_page import write_page
     from dedn_hf.data.own_photos import check
+    from dedn_hf.modeling.saving import require_writable
 
+    if out is not None:
+        require_writable(out, (".html",))
     found, report = check(photos, traits, kinds=kinds_of(kinds) if kinds else None, **reading)
     counts = found.counts()
     print(f"{found.root}: {len(found.photos)} photos of {len(counts)} classes")
@@ -58,6 +65,13 @@ def run_check(photos: str, traits: str, kinds: list[str] | None = None, **readin
         print(f"  fewer than {FEW} photos: {', '.join(few[:8])}{f' and {len(few) - 8} more' if len(few) > 8 else ''}")
     for line in found.describe_skipped():
         print(f"  not used: {line}")
-    for same in found.same_under_two_labels():
-        print(f"  ! the same photo under several classes: {', '.join(map(found.relative, same))}")
+    twice = [
+        f"the same photo under several classes: {', '.join(map(found.relative, same))}"
+        for same in found.same_under_two_labels()
+    ]
+    for line in twice:
+        print(f"  ! {line}")
     print(report)
+    if out is not None:
+        write_page(out, found, report, [f"fewer than {FEW} photos: {name}" for name in few] + twice)
+        print(f"Wrote {out}")
