@@ -21,6 +21,7 @@ REQUIRED = [
     "datasets>=4.4",
     "evaluate>=0.4.6",
     "accelerate>=1.12",
+    "argcomplete>=3.6",
     "filelock>=3.20",
     "jinja2>=3.1",
     "lazy-loader>=0.4",
@@ -36,6 +37,7 @@ REQUIRED = [
     "scikit-learn>=1.7",
     "scipy>=1.15",
 ]
+HEIC = ["pillow-heif>=1.1.1"]
 SPACE = ["gradio>=6.0"]
 SERVE = ["starlette>=0.50", "uvicorn>=0.38", "httpx>=0.28", "python-multipart>=0.0.20"]
 EXPORT = ["onnx>=1.19.1", "onnxruntime>=1.23", "onnxscript>=0.6.2"]
@@ -43,6 +45,7 @@ TEST = [
     *EXPORT,
     *SERVE,
     *SPACE,
+    *HEIC,
     "hypothesis>=6.148",
     "packaging>=25.0",
     "playwright>=1.56",
@@ -80,6 +83,7 @@ setup(
     package_dir={"dedn_hf": "dedn_hf", "dedn_hf.modeling": "modeling", "dedn_hf.model_cards": "model_cards"},
     packages=[*find_packages(include=["dedn_hf", "dedn_hf.*"]), "dedn_hf.model_cards", "dedn_hf.modeling"],
     package_data={
+        "dedn_hf.classify": ["page.html"],
         "dedn_hf.data": ["metadata/*"],
         "dedn_hf.explain": ["page.html", "style.css"],
         "dedn_hf.model_cards": ["template.md"],
@@ -87,7 +91,7 @@ setup(
         "dedn_hf.training": ["presets/*.yaml"],
     },
     install_requires=REQUIRED,
-    extras_require={"export": EXPORT, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},
+    extras_require={"export": EXPORT, "heic": HEIC, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["dedn = dedn_hf.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -19,8 +19,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.harness import RESULTS, forget_peak_memory, in_own_process, peak_memory, report, resident_memory
+from benchmarks.memory import zeros
 from dedn_hf import AttributeTable, DEDNForZeroShot
-from dedn_hf.data.features import FEATURES_FILE, IDENTITY_FILE, FeatureCache
 
 BATCH = 40
 SIZES = {
@@ -102,13 +102,9 @@ def images(count: int) -> dict:
     """Read a random batch from a cache of `count` feature maps. The file is sparse and takes no disk space."""
     shape = [256, 7, 7]
     with tempfile.TemporaryDirectory() as folder:
-        identity = {"files": [f"{i}.jpg" for i in range(count)], "feature_shape": shape, "dtype": "float16"}
-        (Path(folder) / IDENTITY_FILE).write_text(json.dumps(identity))
-        with open(Path(folder) / FEATURES_FILE, "wb") as file:
-            file.truncate(count * int(np.prod(shape)) * 2)
         forget_peak_memory()
         before = resident_memory()
-        cache, rng = FeatureCache(folder), np.random.default_rng(0)
+        cache, rng = zeros(Path(folder), count, shape), np.random.default_rng(0)
         numbers = measured(lambda: cache.read(rng.integers(0, count, BATCH)), repeats=50)
         return {**numbers, "bytes": peak_memory() - before}
 

@@ -7,7 +7,6 @@ The file is sparse: it takes no disk space, but reading it takes as much memory 
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,19 +21,21 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.harness import peak_memory, report, resident_memory
 from benchmarks.step import example_table
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.data.features import FEATURES_FILE, IDENTITY_FILE, CachedFeatures, FeatureCache
+from dedn_hf.data.cached import CachedFeatures
+from dedn_hf.data.feature_files import FEATURES_FILE, IMAGES_FILE, write_identity
+from dedn_hf.data.features import FeatureCache
 from dedn_hf.data.sampling import Batches
 from dedn_hf.data.transforms import already_batched
 
 
-def write_cache(folder: Path, files: list[str], shape: list[int]) -> float:
-    """Write a cache that holds only zeros; returns its size in GB."""
-    identity = {"files": files, "feature_shape": shape, "dtype": "float16"}
-    (folder / IDENTITY_FILE).write_text(json.dumps(identity), encoding="utf-8")
-    size = len(files) * int(np.prod(shape)) * 2
+def zeros(folder: Path, count: int, shape: list[int]) -> FeatureCache:
+    """A cache of `count` images that holds only zeros; the file is sparse and takes no disk space."""
+    write_identity(folder, {"feature_shape": shape, "dtype": "float16"})
+    files = {f"{number}.jpg": f"{number:064x}" for number in range(count)}
+    (folder / IMAGES_FILE).write_text("".join(f"{content}\n" for content in files.values()))
     with open(folder / FEATURES_FILE, "wb") as file:
-        file.truncate(size)
-    return size / 2**30
+        file.truncate(count * int(np.prod(shape)) * 2)
+    return FeatureCache(folder, files)
 
 
 def main() -> None:
@@ -49,8 +50,7 @@ def main() -> None:
     model = DEDNForZeroShot.from_timm(None, example_table(), feature_shape=shape).train()
     optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-4)
     with tempfile.TemporaryDirectory() as folder:
-        size = write_cache(Path(folder), files, shape)
-        data = CachedFeatures([FeatureCache(folder)], files, labels)
+        data = CachedFeatures([zeros(Path(folder), images, shape)], files, labels)
         loader = iter(DataLoader(data, batch_sampler=Batches(labels, 50), collate_fn=already_batched))
         start_memory, reading, whole = resident_memory(), 0.0, time.perf_counter()
         for _ in range(2 if arguments.quick else arguments.steps):
@@ -62,7 +62,7 @@ def main() -> None:
             optimizer.zero_grad()
         whole = time.perf_counter() - whole
     row = {
-        "cache GB": size,
+        "cache GB": 2 * images * int(np.prod(shape)) / 2**30,
         "GB at the start": start_memory / 2**30,
         "GB at most": peak_memory() / 2**30,
         "reading / step": reading / whole,

@@ -193,6 +193,19 @@ class DEDNConfig(PreTrainedConfig):
             )
         return min(enough)
 
+    def confidence_threshold(self, min_confidence: float | None = None, precision: float | None = None) -> float:
+        """The probability, 0..1, below which an answer is 'unknown': given, or chosen for a precision; else 0.
+
+        Raises:
+            ValueError: both are given, one is not between 0 and 1, or as `probability_for`.
+        """
+        if min_confidence is not None and precision is not None:
+            raise ValueError("Give min_confidence or precision, not both: the precision decides on the confidence.")
+        for name, value in (("min_confidence", min_confidence), ("precision", precision)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it lies between 0 and 1.")
+        return (min_confidence or 0.0) if precision is None else self.probability_for(precision)
+
     @property
     def output_attentions(self) -> bool:
         """Whether `forward` gives region maps unless it is told otherwise. Every kind of attention can."""

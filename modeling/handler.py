@@ -20,7 +20,8 @@ if "AVIF" in Image.OPEN and features.check("avif"):
 MAX_ASPECT_RATIO = 50  # preprocessing enlarges the shorter side to a fixed length: a thin line becomes a giant
 MAX_CANDIDATES = 2000
 MAX_NAME_LENGTH = 500
-PARAMETERS = ("candidate_labels", "top_k", "hypothesis_template")
+SHARES = ("min_confidence", "precision")  # numbers between 0 and 1
+PARAMETERS = ("candidate_labels", "top_k", *SHARES, "hypothesis_template")
 FORM = '{"inputs": image as base64 text, "parameters": {"candidate_labels": [name, ...], "top_k": number}}'
 
 
@@ -73,12 +74,12 @@ class EndpointHandler:
 
         Args:
             data: `inputs`, an image: base64 text, with or without `data:image/...;base64,`, bytes, a PIL image, or
-                `{"image": one of these}`; and `parameters`, all optional: `candidate_labels` and `top_k`, as
-                `DEDNPipeline` takes them (`hypothesis_template`, which other models need, changes nothing). They may
-                also stand beside `inputs`, or beside `image`.
+                `{"image": one of these}`; and `parameters`, all optional: `candidate_labels`, `top_k`,
+                `min_confidence` and `precision`, as `DEDNPipeline` takes them (`hypothesis_template`, which other
+                models need, changes nothing). They may also stand beside `inputs`, or beside `image`.
 
         Returns:
-            `[{"label": str, "score": float}, ...]`, best first.
+            `[{"label": str, "score": float}, ...]`, best first. The first may be 'unknown', with a 'guess'.
 
         Raises:
             BadRequest: anything wrong with the request. A key that is not listed here is refused, too.
@@ -155,6 +156,11 @@ def checked_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
         if type(top_k) is not int or top_k < 1:
             raise BadRequest("top_k must be a whole number, 1 or more.")
         checked["top_k"] = min(top_k, 2**31)
+    for name in SHARES:
+        if (value := parameters.get(name)) is not None:
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise BadRequest(f"{name} must be a number between 0 and 1.")
+            checked[name] = value
     if labels is not None:
         check_candidate_labels(labels)
         checked["candidate_labels"] = labels

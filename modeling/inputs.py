@@ -28,6 +28,7 @@ TURNS = {  # EXIF orientation -> how to set the picture upright
     8: Image.Transpose.ROTATE_90,
 }
 RANGES = (1.0, 2.0**8 - 1, 2.0**16 - 1, 2.0**32 - 1)  # of grey pictures: fractions, 8, 16 and 32 bits
+HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 JPEG, EXIF_SEGMENT, SCAN, END = b"\xff\xd8", 0xE1, 0xDA, 0xD9
 
 
@@ -53,8 +54,10 @@ def open_encoded(source: str | os.PathLike | bytes) -> Image.Image:
                 source = file.read()
         if source.startswith(JPEG):
             return Image.open(BytesIO(without_segments(source, {EXIF_SEGMENT})))
-        if source[4:8] == b"ftyp" and register_heic():
-            return Image.open(BytesIO(source))
+        if source[4:12] in HEIC:
+            if register_heic():
+                return Image.open(BytesIO(source))
+            raise OSError("It is a HEIC picture. To read it: pip install pillow-heif. Or save it as JPEG.") from None
         raise
 
 

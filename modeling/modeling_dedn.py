@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 from torch import nn
+from torch.compiler import is_compiling
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, PreTrainedModel
 from transformers import initialization as init
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="DEDNForZeroShot")
 AUTO_CLASSES = ("AutoModel", "AutoModelForImageClassification", "AutoModelForZeroShotImageClassification")
+# Pixels that go through a backbone together on a CPU: larger activations leave its caches, and malloc gives them back.
+CPU_PIXELS = 4 * 224 * 224
 ALIGNMENT = 64  # bytes: what PyTorch's own allocator gives, and the width of the widest vector instructions
 
 
@@ -285,10 +288,14 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
                 f"pixel_values have shape {tuple(pixel_values.shape)}; this model takes B x 3 x {size} x {size}. "
                 "Preprocess the images with model.image_processor()."
             )
+        pixel_values = pixel_values.to(self.dtype)
         if any(parameter.is_meta for parameter in self.backbone.parameters()):
             with offloaded_weights_loaded(self.backbone):
-                return self.backbone(pixel_values.to(self.dtype))
-        return self.backbone(pixel_values.to(self.dtype))
+                return self.backbone(pixel_values)
+        if pixel_values.device.type != "cpu" or self.training or torch.is_grad_enabled() or is_compiling():
+            return self.backbone(pixel_values)
+        parts = pixel_values.split(max(1, CPU_PIXELS // size**2))
+        return torch.cat([self.backbone(part) for part in parts])
 
     # Forward ------------------------------------------------------------------------------------------------------
 

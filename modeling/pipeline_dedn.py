@@ -29,6 +29,7 @@ from .configuration_dedn import CUSTOM_PIPELINES
 from .inputs import read_image, upright_rgb
 from .saving import whole_file
 
+UNKNOWN = "unknown"
 MANY_CLASSES = 16384  # beyond, the best are found without a score for every class
 PROCESSOR_FILE, TABLE_FILE = "processor_config.json", "class_table.safetensors"
 HUB_OPTIONS = (
@@ -162,6 +163,9 @@ class DEDNPipeline(Pipeline):
                 `{attribute: value}` in the scale of the model's attribute table, or all A values, or None for a class
                 of the model. An attribute that a description leaves out has the mean value of the seen classes.
             top_k: give this many of the best classes only.
+            min_confidence: 0..1. Where the best class has less, the first label is 'unknown', and that entry has the
+                class as its 'guess'. precision: 0..1, in its place: answers that are given are right that often, as
+                estimated in training.
             timeout: seconds to wait for an image from a URL.
             batch_size: images that go through the model together.
 
@@ -170,7 +174,8 @@ class DEDNPipeline(Pipeline):
             a list of images, a list of such lists; for a generator or a data set, an iterator over them.
 
         Raises:
-            ValueError: unknown class or attribute (with near names), a broken image, no candidates.
+            ValueError: unknown class or attribute (with near names), a broken image, no candidates, a precision that
+                the model has no threshold for.
         """
         if images is None:
             images = kwargs.pop("inputs", None)
@@ -186,17 +191,28 @@ class DEDNPipeline(Pipeline):
         return super().__call__(images, candidate_labels=candidate_labels, **kwargs)
 
     def _sanitize_parameters(
-        self, candidate_labels: Any = None, top_k: int | None = None, timeout: float | None = None, **unknown
+        self,
+        candidate_labels: Any = None,
+        top_k: int | None = None,
+        min_confidence: float | None = None,
+        precision: float | None = None,
+        timeout: float | None = None,
+        **unknown,
     ) -> tuple[dict, dict, dict]:
         unknown.pop("hypothesis_template", None)  # clients of the task send it; there is no text encoder to use it
         if unknown:
-            raise ValueError(f"No parameter {next(iter(unknown))!r}; there are candidate_labels, top_k and timeout.")
+            raise ValueError(
+                f"No parameter {next(iter(unknown))!r}; there are candidate_labels, top_k, min_confidence, precision "
+                "and timeout."
+            )
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}; it must be a whole number, 1 or more.")
         forward, postprocess = {}, {}
+        if min_confidence is not None or precision is not None:
+            postprocess["threshold"] = self.model.config.confidence_threshold(min_confidence, precision)
         if candidate_labels is not None:
             table = candidate_table(self.model.attribute_table, candidate_labels)
-            forward, postprocess = {"candidates": table}, {"class_names": table.class_names}
+            forward, postprocess = {"candidates": table}, {**postprocess, "class_names": table.class_names}
         if top_k is not None:
             postprocess["top_k"] = top_k
             if candidate_labels is None and self.model.config.num_labels > MANY_CLASSES:
@@ -224,11 +240,18 @@ class DEDNPipeline(Pipeline):
         return {"scores": scores, "labels": labels}
 
     def postprocess(
-        self, outputs: dict, class_names: Sequence[str] | None = None, top_k: int | None = None
+        self,
+        outputs: dict,
+        class_names: Sequence[str] | None = None,
+        top_k: int | None = None,
+        threshold: float = 0.0,
     ) -> list[dict]:
         names = self.model.config.id2label if class_names is None else class_names
         best = zip(outputs["labels"][0].tolist(), outputs["scores"][0].tolist(), strict=True)
-        return [{"label": names[label], "score": score} for label, score in itertools.islice(best, top_k)]
+        found = [{"label": names[label], "score": score} for label, score in itertools.islice(best, top_k)]
+        if found[0]["score"] < threshold:
+            found[0] = {"label": UNKNOWN, "score": found[0]["score"], "guess": found[0]["label"]}
+        return found
 
 
 def iter_images(images: Iterable) -> Iterable:

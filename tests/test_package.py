@@ -1,5 +1,7 @@
 """What an installed `dedn_hf` promises: quick to import, complete, and honest about what it needs."""
 
+import csv
+import json
 import os
 import shutil
 import subprocess
@@ -109,8 +111,12 @@ def test_the_wheel_holds_every_source_and_metadata_file(wheel):
         for path in (ROOT / "dedn_hf" / "data" / "metadata").rglob("*")
         if path.is_file() and path.suffix != ".pyc"
     }
-    templates = {"dedn_hf/model_cards/template.md", "dedn_hf/explain/page.html"}
-    assert modeling | around | metadata | templates <= names
+    others = {
+        path.relative_to(ROOT).as_posix()
+        for kind in ("*.html", "*.yaml", "*.md")
+        for path in (ROOT / "dedn_hf").rglob(kind)
+    }
+    assert modeling | around | metadata | others | {"dedn_hf/model_cards/template.md"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "modeling/", "model_cards/")) for name in names)
     assert not any("cub50" in name for name in names)  # of the cards, only the template is installed
@@ -129,3 +135,68 @@ def test_the_wheel_finds_its_card_template(wheel, tmp_path):
     found = run_python(code, tmp_path, PYTHONPATH=str(tmp_path / "site"))
     assert Path(found) == tmp_path / "site" / "dedn_hf" / "model_cards" / "template.md"
     assert "{{ card_data }}" in Path(found).read_text(encoding="utf-8")
+
+
+# From photos to answers ----------------------------------------------------------------------------------------------
+
+CREATURES = {  # as somebody writes them into a spreadsheet; the last two have no photos
+    "snib": "ellipse;red;plain;box;blue;fork;green;two",
+    "trolk": "box;green;stripes;ellipse;red;stick;blue;four",
+    "wazzle": "wedge;blue;spots;wedge;green;ball;red;two",
+    "quorn": "ellipse;yellow;stripes;wedge;red;ball;blue;four",
+    "mib": "box;blue;spots;ellipse;yellow;fork;yellow;two",
+    "glont": "wedge;red;plain;box;green;stick;green;four",
+    "faxel": "ellipse;green;spots;box;yellow;ball;red;two",
+    "dorp": "box;red;stripes;wedge;blue;fork;yellow;four",
+}
+PROPERTIES = "species;body shape;body colour;pattern;head shape;head colour;tail;tail colour;legs"
+
+
+def write_photos(folder: Path, name: str, count: int) -> None:
+    import numpy as np
+
+    from dedn_hf.data.creatures import Creature, draw
+
+    folder.mkdir(parents=True)
+    for number in range(count):
+        seed = np.random.default_rng([len(name), number, sum(map(ord, name))])
+        draw(Creature(*CREATURES[name].split(";")), seed, 64)[0].save(folder / f"{number}.png")
+
+
+@pytest.mark.slow
+def test_four_commands_of_the_wheel_lead_from_photos_and_a_spreadsheet_to_answers(wheel, tmp_path):
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    for name in list(CREATURES)[:-2]:
+        write_photos(tmp_path / "photos" / name, name, 10)
+    write_photos(tmp_path / "new-photos" / "trip", "dorp", 5)
+    (tmp_path / "new-photos" / "broken.jpg").write_bytes(b"no picture")
+    rows = [f"{name};{traits}" for name, traits in CREATURES.items()]
+    (tmp_path / "creatures.csv").write_text("\n".join([PROPERTIES, *rows]), encoding="utf-8")
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+
+    def dedn(*command: str) -> subprocess.CompletedProcess:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-m", "dedn_hf", *command]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
+
+    checked = dedn("check", "photos", "--traits", "creatures.csv")
+    assert checked.returncode == 0 and "60 photos of 6 classes" in checked.stdout, checked.stderr
+    how = ["--backbone", "test_resnet", "--weights", "weights.safetensors", "--effort", "quick", "--cpu"]
+    how += ["--set", "training.epochs=3", "training.evaluate_every=1"]
+    trained = dedn("train", "photos", "--traits", "creatures.csv", "--out", "model", *how)
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert "6 classes learned from photos, 2 only described" in trained.stdout
+    evaluated = dedn("evaluate", "model", "photos", "--json", "scores.json", "--cpu")
+    assert evaluated.returncode == 0, evaluated.stderr[-3000:]
+    assert json.loads((tmp_path / "scores.json").read_text())
+    classified = dedn("classify", "model", "new-photos", "--out", "answers.csv")
+    assert classified.returncode == 3, classified.stderr[-3000:]  # one photo could not be read
+    with open(tmp_path / "answers.csv", newline="", encoding="utf-8") as file:
+        answers = list(csv.DictReader(file))
+    assert len(answers) == 6 and sum(bool(row["error"]) for row in answers) == 1
+    assert {row["answer"] for row in answers if not row["error"]} <= set(CREATURES)

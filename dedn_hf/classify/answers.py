@@ -16,19 +16,21 @@ from dedn_hf.modeling.saving import whole_file
 
 COLUMNS = {  # name -> what it says
     "file": "the photo",
-    "answer": "its class, or 'unknown' where the confidence is too low; empty where the photo cannot be read",
-    "confidence": "0..1, of the best class among the candidates",
-    "guess": "the best class where the answer is 'unknown'",
+    "answer": "its class; a group of classes, or 'unknown', where no class is sure enough; empty where the photo "
+    "cannot be read",
+    "level": "'class', or the column that the group stands in",
+    "confidence": "0..1, of the answer; where it is 'unknown', of the best class",
+    "guess": "the best class where it is not the answer",
     "second": "the second best class",
     "second_confidence": "0..1",
-    "margin": "confidence minus second_confidence",
+    "margin": "confidence of the best class minus that of the second",
     "learned_from": "'photos' or 'description': what the model knows the best class from",
     "attributes": "what speaks most for the best class and against the second",
-    "taken": "date and time, as the camera wrote them",
+    "taken": "date and time by the clock of the camera",
     "camera": "make and model",
     "error": "why the photo cannot be read",
 }
-TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "learned_from", "taken", "camera", "error")
+TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "guess", "learned_from", "taken", "camera", "error")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PLAN_FILE = "plan.json"
 
@@ -79,10 +81,8 @@ class Blocks:
             with open(self.path(block), encoding="utf-8") as file:
                 yield from map(json.loads, file)
 
-    def finish(self, count: int, columns: Sequence[str], excel: bool = False) -> None:
-        """Write the file from its blocks, and remove them."""
-        with whole_file(self.out) as unfinished:
-            write_rows(unfinished, self.rows(count), columns, excel)
+    def remove(self) -> None:
+        """Remove them, when the file is there."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -92,10 +92,11 @@ def write_rows(path: Path, rows: Iterator[dict], columns: Sequence[str], excel: 
         write_parquet(path, rows, columns)
     elif path.suffix == ".jsonl":
         with open(path, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            for row in rows:
+                file.write(json.dumps({column: row[column] for column in columns}, ensure_ascii=False) + "\n")
     else:
         with open(path, "w", newline="", encoding="utf-8-sig" if excel else "utf-8") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
 

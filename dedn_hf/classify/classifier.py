@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,22 @@ from PIL import ExifTags
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks
-from dedn_hf.data.photos import Photos, printable, walk, why_unused
+from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks, write_rows
+from dedn_hf.classify.collection import Collection, collect
+from dedn_hf.classify.page import thumbnail, write_page
+from dedn_hf.classify.rollup import Groups, Rollup
+from dedn_hf.classify.scoring import Scorer, candidate_classes
+from dedn_hf.data.processor import at_full_speed
 from dedn_hf.data.transforms import already_batched, evaluation_transform
-from dedn_hf.explain.names import find_name, spoken, spoken_class
-from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.inputs import open_encoded, upright_rgb
-from dedn_hf.modeling.saving import require_writable
+from dedn_hf.modeling.pipeline_dedn import UNKNOWN
+from dedn_hf.modeling.saving import require_writable, whole_file
 
 if TYPE_CHECKING:
+    from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 BLOCK = 256  # photos; what a stop costs at most, on each process
-UNKNOWN = "unknown"
 
 
 @dataclass
@@ -35,28 +39,40 @@ class Summary:
     """What came of a classification.
 
     Args:
-        out: the file. photos: how many. unreadable, unknown: how many of them could not be read, and had too low a
-            confidence. skipped: one line for each reason why files were not looked at.
+        out: the file. photos: how many. unreadable, unknown, groups: how many of them could not be read, had too low a
+            confidence, and have a group as their answer. skipped: one line for each reason why files were not looked
+            at.
     """
 
     out: Path
     photos: int = 0
     unreadable: int = 0
     unknown: int = 0
+    groups: int = 0
     skipped: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        unknown = f", {self.unknown} of them unknown" if self.unknown else ""
+        groups = f", {self.groups} answered by a group" if self.groups else ""
+        broken = f"; {self.unreadable} could not be read" if self.unreadable else ""
+        return f"{self.photos} photos{unknown}{groups}{broken}"
 
 
 def classify(
     model: DEDNForZeroShot,
     photos: str | os.PathLike | Iterable[str | os.PathLike],
     out: str | os.PathLike,
+    html: str | os.PathLike | None = None,
     classes: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
     candidates: AttributeTable | None = None,
-    min_confidence: float = 0.0,
+    min_confidence: float | None = None,
+    precision: float | None = None,
+    groups: Groups | None = None,
+    file_column: str | None = None,
     top_k: int | None = None,
-    batch_size: int = 32,
-    num_workers: int = 0,
+    batch_size: int | None = None,
+    num_workers: int | None = None,
     excel: bool = False,
     overwrite: bool = False,
 ) -> Summary:
@@ -65,47 +81,68 @@ def classify(
     Several processes (`accelerate launch -m dedn_hf classify ...`) share the work; the file is the same.
 
     Args:
-        model: in evaluation mode. photos: files, folders (with all folders in them), or several of these.
+        model: in evaluation mode. photos: files, folders (with all folders in them), lists of files, data sets of
+            images, or several of these, see `collect`. file_column: of lists and data sets, where it is not clear.
         out: .csv, .jsonl or .parquet, with the columns `COLUMNS`. classes: names of the classes to choose among;
             default: all of the model. exclude: names to leave out. candidates: more classes, described by attributes.
-        min_confidence: 0..1; below it, the answer is 'unknown'. top_k: so many rows a photo, one for each of the best
-            classes, in place of one. batch_size: photos at a time. num_workers: processes that decode photos.
+        min_confidence: 0..1; below it, the answer is 'unknown'. precision: 0..1, in its place: the confidence is the
+            one that was chosen for this precision in training. groups: level -> class -> group, see `read_groups`: the
+            answer is a group where no class is sure enough, but the sum over the classes of the group is.
+        top_k: so many rows a photo, one for each of the best classes, in place of one.
+        batch_size: photos at a time. num_workers: processes that decode photos. Default: what suits the device.
+        html: a page to look through, with a thumbnail of each photo, the least sure first.
         excel: begin a CSV with a byte order mark, so that Excel reads it as UTF-8. overwrite: replace `out`.
 
     Raises:
-        ValueError: an unknown class, fewer than two candidates, another suffix, an option out of range, an unfinished
-            file of another command. FileExistsError: `out` is there. FileNotFoundError: no such photo or folder.
+        ValueError: an unknown class, fewer than two candidates, another suffix, an option out of range, a precision
+            that the model has no confidence for, an unfinished file of another command.
+        FileExistsError: `out` is there. FileNotFoundError: no such photo or folder.
         OSError: nothing can be written there.
     """
-    out = Path(out).absolute()
-    require_usable(out, min_confidence, top_k, overwrite)
+    out, html = Path(out).absolute(), None if html is None else Path(html).absolute()
+    threshold = model.config.confidence_threshold(min_confidence, precision)
+    require_usable(out, html, top_k, groups, threshold)
     table = candidate_classes(model.attribute_table, classes, exclude, candidates)
-    found = list_photos([photos] if isinstance(photos, str | os.PathLike) else photos)
-    options = {"min_confidence": min_confidence, "top_k": top_k, "batch_size": batch_size}
-    blocks = Blocks(
-        out,
-        {"model": fingerprint(model), "photos": digest(found.files), "classes": digest(table.class_names), **options},
-    )
+    found = collect([photos] if isinstance(photos, str | os.PathLike) else photos, file_column)
+    batch_size = batch_size or suitable_batch(model)
+    options = {"min_confidence": threshold, "groups": groups, "top_k": top_k, "html": html is not None}
+    facts = {"model": fingerprint(model), "photos": found.digest(), "classes": table.class_names}
+    blocks = Blocks(out, {**facts, **options, "batch_size": batch_size})
+    require_free(out, html, overwrite, goes_on=blocks.folder.exists())
     state = processes()
     if state.is_main_process:
         blocks.open()
     state.wait_for_everyone()
-    count = -(-len(found.files) // BLOCK)
+    count = -(-len(found) // BLOCK)
     # By number, and not by place in the list: another process may have written a block before this one looks.
     mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
-    scorer = Scorer(model, table, min_confidence, top_k)
-    for block, rows in answered_blocks(scorer, found.files, mine, batch_size, num_workers, not state.is_main_process):
-        blocks.write(block, rows)
+    scorer = Scorer(model, table, threshold, groups and Rollup(groups, table.class_names, threshold), top_k)
+    photos = PhotoBatches(found, evaluation_transform(model), thumbnails=html is not None)
+    with at_full_speed(model):
+        silent = not state.is_main_process
+        for block, rows in answered_blocks(scorer, photos, mine, batch_size, num_workers, silent):
+            blocks.write(block, rows)
     state.wait_for_everyone()
-    summary = Summary(out, len(found.files), skipped=found.skipped)
-    for row in blocks.rows(count):
-        if row.get("rank", 1) == 1:
-            summary.unreadable += bool(row["error"])
-            summary.unknown += row["answer"] == UNKNOWN
+    summary = summarize(out, blocks.rows(count), found)
     state.wait_for_everyone()
     if state.is_main_process:
-        blocks.finish(count, list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
+        if html is not None:
+            with whole_file(html) as unfinished:
+                write_page(unfinished, blocks.rows(count), out.name, str(summary))
+        with whole_file(out) as unfinished:
+            write_rows(unfinished, blocks.rows(count), list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
+        blocks.remove()
     state.wait_for_everyone()
+    return summary
+
+
+def summarize(out: Path, rows: Iterable[dict], photos: Collection) -> Summary:
+    """Count what came out."""
+    summary = Summary(out, len(photos), skipped=photos.skipped)
+    for row in rows:
+        summary.unreadable += bool(row["error"])
+        summary.unknown += row["answer"] == UNKNOWN
+        summary.groups += row.get("level") not in (None, "class")
     return summary
 
 
@@ -114,82 +151,34 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def require_usable(out: Path, min_confidence: float, top_k: int | None, overwrite: bool) -> None:
-    """Raise ValueError or FileExistsError before the work, for what would be refused after it."""
+def require_usable(out: Path, html: Path | None, top_k: int | None, groups: Groups | None, threshold: float) -> None:
+    """Raise ValueError before the work, for what would be refused after it."""
     require_writable(out, SUFFIXES)
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} is there already. Give another name, or --overwrite.")
-    if not 0 <= min_confidence <= 1:
-        raise ValueError(f"min_confidence is {min_confidence}; it lies between 0 and 1.")
+    if html is not None:
+        require_writable(html, (".html",))
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be 1 or more.")
+    if groups and top_k is not None:
+        raise ValueError("top_k gives classes in each row, and groups are answers in their place. Leave out one.")
+    if groups and threshold == 0:
+        raise ValueError("A group is the answer where no class is sure enough. Give precision or min_confidence.")
 
 
-# What to look at, what to choose among ------------------------------------------------------------------------------
+def require_free(out: Path, html: Path | None, overwrite: bool, goes_on: bool) -> None:
+    """Raise FileExistsError for a file that is there; but the page may be of a run that now `goes_on`."""
+    for path in (out, None if goes_on else html):
+        if path is not None and path.exists() and not overwrite:
+            raise FileExistsError(f"{path} is there already. Give another name, or --overwrite.")
 
 
-@dataclass
-class Found:
-    """files: absolute paths, in order, each once. skipped: one line for each reason why files are not among them."""
-
-    files: list[str]
-    skipped: list[str]
+def suitable_batch(model: DEDNForZeroShot) -> int:
+    """Photos at a time: few on CPUs, where large feature maps fit no cache, and half of that with mirror images."""
+    return 32 if model.device.type != "cpu" else 8 // (1 + model.config.flip_test)
 
 
-def list_photos(sources: Iterable[str | os.PathLike]) -> Found:
-    """The photos of files and folders, in the order given, those of a folder sorted. Raises FileNotFoundError."""
-    files, unused = {}, Photos("")
-    for source in map(os.path.abspath, map(os.fspath, sources)):
-        if os.path.isdir(source):
-            for path, parts in sorted(walk(source, unused)):
-                if reason := why_unused(path):
-                    unused.skipped[reason].append(printable("/".join(parts)))
-                else:
-                    files[path] = None
-        elif os.path.isfile(source):
-            files[source] = None
-        else:
-            raise FileNotFoundError(f"There is no file or folder {source}.")
-    if not files:
-        raise FileNotFoundError(" ".join(["There are no photos.", *unused.describe_skipped()]))
-    return Found(list(files), unused.describe_skipped())
-
-
-def candidate_classes(
-    table: AttributeTable, classes: Sequence[str] | None, exclude: Sequence[str], candidates: AttributeTable | None
-) -> AttributeTable:
-    """The classes to choose among: those of the model that are named, and those that are described.
-
-    Raises ValueError for an unknown name, a described class that the model knows, or fewer than two candidates.
-    """
-    names = table.class_names
-
-    def known(name: str) -> str:
-        return names[find_name(name, names, spoken_class, "class")]
-
-    left_out = set(map(known, exclude))
-    chosen = [
-        name for name in (names if classes is None else dict.fromkeys(map(known, classes))) if name not in left_out
-    ]
-    if candidates is not None:
-        table = joined(table, candidates)
-        chosen += candidates.class_names
-    if len(chosen) < 2:
-        raise ValueError(f"There is {len(chosen)} class to choose among; give two at least.")
-    return table.select(chosen)
-
-
-def joined(table: AttributeTable, more: AttributeTable) -> AttributeTable:
-    """Both tables' classes, with the first one's attributes; those of `more` count as unseen."""
-    twice = sorted(set(table.class_names) & set(more.class_names))
-    if twice:
-        raise ValueError(f"The model knows {twice[0]!r} already. Rename the described class, or leave it out.")
-    more = more.select_attributes(table.attribute_names)
-    return table.replace(
-        class_names=table.class_names + more.class_names,
-        class_attributes=[*table.class_attributes, *more.class_attributes],
-        roles=table.roles + ["unseen"] * len(more),
-    )
+def suitable_workers(model: DEDNForZeroShot, photos: int) -> int:
+    """Processes that decode photos: none on CPUs, which the network keeps busy, and for photos that are few."""
+    return 0 if model.device.type == "cpu" or photos <= BLOCK else min(4, os.cpu_count() or 1)
 
 
 def fingerprint(model: DEDNForZeroShot) -> str:
@@ -200,31 +189,34 @@ def fingerprint(model: DEDNForZeroShot) -> str:
     return found.hexdigest()[:16]
 
 
-def digest(texts: Iterable[str]) -> str:
-    """16 hexadecimal digits of a list of texts."""
-    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
 # Decoding -----------------------------------------------------------------------------------------------------------
 
 
-class PhotoFiles(Dataset):
-    """Batches of photos from files: their pixels, what their cameras wrote, and why some cannot be read."""
+class PhotoBatches(Dataset):
+    """Batches of photos: their pixels, what their cameras wrote, and why some cannot be read."""
 
-    def __init__(self, files: Sequence[str], transform: Any) -> None:
-        self.files, self.transform = files, transform
+    def __init__(self, photos: Collection, transform: Any, thumbnails: bool = False) -> None:
+        self.photos, self.transform, self.thumbnails = photos, transform, thumbnails
 
-    def __getitems__(self, indices: list[int]) -> tuple[list[dict], torch.Tensor | None]:
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[list[dict], torch.Tensor | None]:
         """One row for each photo; the pixels of those without an error, B x 3 x H x W, or None where all have one."""
         rows, pixels = [], []
-        for index in indices:
-            row = {"file": printable(self.files[index]), "taken": None, "camera": None, "error": None}
+        for name, source in map(self.photos.__getitem__, indices):
+            row = {"file": name, "taken": None, "camera": None, "error": None}
             try:
-                with open_encoded(self.files[index]) as image:
+                if source is None:
+                    raise ValueError("There is no image in this row.")
+                with open_encoded(source) as image:
                     row.update(said_by_camera(image))
-                    pixels.append(self.transform(upright_rgb(image)))
+                    picture = upright_rgb(image)
+                if self.thumbnails:
+                    row["thumbnail"] = thumbnail(picture)
+                pixels.append(self.transform(picture))
             except Exception as error:  # noqa: BLE001 - damaged files make PIL's decoders raise nearly anything
-                row["error"] = f"{type(error).__name__}: {error}"
+                row["error"] = re.sub(" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")  # the same every time
             rows.append(row)
         return rows, torch.stack(pixels) if pixels else None
 
@@ -235,7 +227,8 @@ def said_by_camera(image: Any) -> dict[str, str | None]:
         exif = image.getexif()
         taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
         camera = [exif.get(tag) for tag in (ExifTags.Base.Make, ExifTags.Base.Model)]
-        texts = [str(part).strip("\0 ") for part in (taken or "", " ".join(str(part) for part in camera if part))]
+        taken = re.sub(r"^(\d{4}):(\d\d):(\d\d)(?= )", r"\1-\2-\3", str(taken or ""))  # as spreadsheets know dates
+        texts = [part.strip("\0 ") for part in (taken, " ".join(str(part) for part in camera if part))]
         return {
             key: text if text.isprintable() and text else None
             for key, text in zip(("taken", "camera"), texts, strict=True)
@@ -245,98 +238,20 @@ def said_by_camera(image: Any) -> dict[str, str | None]:
 
 
 def answered_blocks(
-    scorer: Scorer, files: Sequence[str], blocks: Sequence[int], batch_size: int, num_workers: int, silent: bool
+    scorer: Scorer, photos: PhotoBatches, blocks: Sequence[int], batch_size: int, num_workers: int | None, silent: bool
 ) -> Iterator[tuple[int, list[dict]]]:
     """The rows of each block, in order."""
-    spans = {block: range(block * BLOCK, min((block + 1) * BLOCK, len(files))) for block in blocks}
-    batches = [list(span[i : i + batch_size]) for span in spans.values() for i in range(0, len(span), batch_size)]
-    photos = PhotoFiles(files, evaluation_transform(scorer.model))
+    spans = [range(block * BLOCK, min((block + 1) * BLOCK, len(photos))) for block in blocks]
+    batches = (span[i : i + batch_size] for span in spans for i in range(0, len(span), batch_size))
+    if num_workers is None:
+        num_workers = suitable_workers(scorer.model, sum(map(len, spans)))
     loader = DataLoader(photos, batch_sampler=batches, num_workers=num_workers, collate_fn=already_batched)
     waiting = iter(loader)
-    with tqdm(total=sum(map(len, spans.values())), unit=" photos", desc="classifying", disable=silent) as bar:
-        for block, span in spans.items():
+    with tqdm(total=sum(map(len, spans)), unit=" photos", desc="classifying", disable=silent) as bar:
+        for block, span in zip(blocks, spans, strict=True):
             rows = []
             for _ in range(0, len(span), batch_size):
                 described, pixels = next(waiting)
                 rows += scorer.rows(described, pixels)
                 bar.update(len(described))
             yield block, rows
-
-
-# Scores -------------------------------------------------------------------------------------------------------------
-
-
-class Scorer:
-    """Turns pixels into rows of answers.
-
-    Args:
-        table: the K' classes to choose among. min_confidence, top_k: as of `classify`.
-    """
-
-    def __init__(
-        self, model: DEDNForZeroShot, table: AttributeTable, min_confidence: float, top_k: int | None
-    ) -> None:
-        self.model, self.table = model.eval(), table
-        self.min_confidence, self.top_k = min_confidence, top_k
-        attributes = torch.from_numpy(table.class_attributes).to(model.device, model.dtype)
-        self.directions = model.normalized_class_attributes(attributes)
-        self.attribute_names = [spoken(name) for name in table.attribute_names]
-
-    @torch.no_grad()
-    def rows(self, described: Sequence[dict], pixels: torch.Tensor | None) -> list[dict]:
-        """The rows of one batch: those of photos with an error have no answer."""
-        answers = iter([] if pixels is None else self._answers(pixels.to(self.model.device)))
-        found = []
-        for about in described:
-            if about["error"]:
-                empty = dict.fromkeys(COLUMNS if self.top_k is None else TOP_K_COLUMNS)
-                found.append({**empty, **about})
-            else:
-                found += [{**answer, **about} for answer in next(answers)]
-        order = list(COLUMNS) if self.top_k is None else TOP_K_COLUMNS
-        return [{column: row.get(column) for column in order} for row in found]
-
-    def _answers(self, pixels: torch.Tensor) -> Iterator[list[dict]]:
-        scores = self.model.score_attributes(pixel_values=pixels)
-        confidences = self.model.probabilities(self.model.score_classes(scores, self.table))
-        values, labels = confidences.sort(dim=1, descending=True, stable=True)
-        for image, (value, label) in enumerate(zip(values.tolist(), labels.tolist(), strict=True)):
-            if self.top_k is None:
-                yield [self._one_row(value, label, scores[image])]
-            else:
-                yield [self._ranked_row(rank, value, label) for rank in range(min(self.top_k, len(label)))]
-
-    def _one_row(self, value: list[float], label: list[int], scores: torch.Tensor) -> dict:
-        names, best = self.table.class_names, label[0]
-        sure = value[0] >= self.min_confidence
-        return {
-            "answer": names[best] if sure else UNKNOWN,
-            "confidence": round(value[0], 6),
-            "guess": None if sure else names[best],
-            "second": names[label[1]],
-            "second_confidence": round(value[1], 6),
-            "margin": round(value[0] - value[1], 6),
-            "learned_from": self._source(best),
-            "attributes": self._telling(scores, best, label[1]),
-        }
-
-    def _ranked_row(self, rank: int, value: list[float], label: list[int]) -> dict:
-        name, confidence = self.table.class_names[label[rank]], round(value[rank], 6)
-        answer = UNKNOWN if rank == 0 and confidence < self.min_confidence else name
-        return {
-            "rank": rank + 1,
-            "answer": answer,
-            "confidence": confidence,
-            "learned_from": self._source(label[rank]),
-        }
-
-    def _source(self, label: int) -> str:
-        return "photos" if self.table.seen[label] else "description"
-
-    def _telling(self, scores: torch.Tensor, best: int, second: int, count: int = 3) -> str:
-        """The attributes that add most to the lead of the best class over the second."""
-        adds = scores * (self.directions[best] - self.directions[second])
-        values, attributes = adds.topk(min(count, len(adds)))
-        return "; ".join(
-            self.attribute_names[a] for a, v in zip(attributes.tolist(), values.tolist(), strict=True) if v > 0
-        )

@@ -14,29 +14,71 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
         "classify",
         help="write a table of answers about a folder of photos",
         description="Writes one row for each photo: the class, how sure the model is, the second best class, and the "
-        "attributes that decided. After a stop, the same command goes on. Exit status 0: every photo was read; 3: "
-        "some could not be, and have a row that says why. Several processes share the work: accelerate launch -m "
-        "dedn_hf classify ... Code that lies beside the weights is not run.",
+        "attributes that decided. After a stop, the same command goes on. Several processes share the work: "
+        "accelerate launch -m dedn_hf classify ... Code that lies beside the weights is not run.",
+        epilog="Exit status 0: every photo was read. 2: nothing was done, the message says why. 3: some photos could "
+        "not be read, and have a row that says why. 130: stopped by Ctrl-C; the same command goes on.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
-    parser.add_argument("photos", metavar="PHOTOS", nargs="+", help="folders (with the folders in them) and files")
+    parser.add_argument(
+        "photos",
+        metavar="PHOTOS",
+        nargs="+",
+        help="photos; folders, with the folders in them; lists of files "
+        "(.csv, .tsv, .txt, .jsonl, .parquet); data sets of images, folders or names on the Hub",
+    )
+    parser.add_argument(
+        "--file-column", metavar="NAME", help="column of a list with the files, or of a data set with the images"
+    )
     parser.add_argument("--out", required=True, metavar="FILE", help=".csv, .jsonl or .parquet")
+    parser.add_argument(
+        "--html", metavar="FILE", help="also write a page to look through: thumbnails, the least sure answers first"
+    )
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="choose among these (default: all of the model)")
     parser.add_argument("--exclude", nargs="+", metavar="NAME", help="leave these classes out")
     parser.add_argument("--candidates", metavar="FILE", help="more classes, in a table of traits as the model's own")
+    add_confidence(parser)
     parser.add_argument(
-        "--min-confidence", type=float, metavar="P", help="below it, 0..1, the answer is 'unknown' (default 0)"
+        "--rollup",
+        metavar="FILE",
+        help="where no class is sure enough, but a group of classes is, answer with the group: a table with a row a "
+        "class and columns such as group, genus or family (the table of traits, if it has them)",
+    )
+    parser.add_argument(
+        "--levels", nargs="+", metavar="COLUMN", help="columns of --rollup with the groups, the finest first"
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="N rows a photo, one for each of the best classes")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos (default 0)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default: 8 on CPUs, else 32)")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos")
     parser.add_argument("--excel", action="store_true", help="begin a CSV with the mark by which Excel knows UTF-8")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.set_defaults(run=run_classify)
 
 
-def run_classify(model: str, photos: list[str], out: str, candidates: str | None = None, **given: Any) -> int:
+def add_confidence(parser: argparse.ArgumentParser) -> None:
+    """The two ways to say below which confidence an answer is 'unknown'."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="answer 'unknown' where the confidence is below the one that was chosen for this precision in training: "
+        "answers that are given are right that often, 0..1, as estimated",
+    )
+    either.add_argument("--min-confidence", type=float, metavar="P", help="answer 'unknown' below it, 0..1")
+
+
+def run_classify(
+    model: str,
+    photos: list[str],
+    out: str,
+    candidates: str | None = None,
+    rollup: str | None = None,
+    levels: list[str] | None = None,
+    **given: Any,
+) -> int:
     """Classify and say what came out. Raises as `dedn_hf.classify.classify`."""
+    from dedn_hf.classify import read_groups
     from dedn_hf.classify.classifier import classify, processes
     from dedn_hf.publish import load_model
     from dedn_hf.traits import read_traits
@@ -44,11 +86,14 @@ def run_classify(model: str, photos: list[str], out: str, candidates: str | None
     state, loaded = processes(), load_model(model)
     if candidates is not None:
         given["candidates"] = read_traits(candidates, like=loaded)
+    if levels and rollup is None:
+        raise ValueError("--levels names columns of --rollup; give that file, too.")
+    if rollup is not None:
+        names = loaded.attribute_table.class_names + getattr(given.get("candidates"), "class_names", [])
+        given["groups"] = read_groups(rollup, names, levels)
     found = classify(loaded.to(state.device), photos, out, **given)
     if state.is_main_process:
         for line in found.skipped:
             print(f"Not looked at: {line}")
-        unknown = f", {found.unknown} of them unknown" if found.unknown else ""
-        broken = f"; {found.unreadable} could not be read: see the column 'error'" if found.unreadable else ""
-        print(f"Wrote {found.out}: {found.photos} photos{unknown}{broken}")
+        print(f"Wrote {found.out}: {found}" + ": see the column 'error'" * bool(found.unreadable))
     return BROKEN if found.unreadable else 0

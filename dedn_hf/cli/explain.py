@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from dedn_hf.cli.classify import add_confidence
+
 
 def add_explain(commands: argparse._SubParsersAction) -> None:
     """dedn explain: why a model answers as it does."""
@@ -29,6 +31,7 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUE",
         help="correct a trait, as the model's table has it, and see the ranking change; may be repeated",
     )
+    add_confidence(parser)
     parser.add_argument("--top-k", type=int, metavar="N", help="how many classes to report (default 5)")
     parser.add_argument("--out", metavar="FILE", help=".html, .png, .svg or .json (default: a short text)")
     parser.set_defaults(run=run_explain)

@@ -7,9 +7,11 @@ name the first function in `COMMANDS`. Import what is heavy inside the second, s
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
+from dedn_hf.cli.baselines import add_baselines
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
 from dedn_hf.cli.describe import add_describe
@@ -20,9 +22,11 @@ from dedn_hf.cli.prepare import add_prepare
 from dedn_hf.cli.push import add_push, add_push_data
 from dedn_hf.cli.reproduce import add_reproduce
 from dedn_hf.cli.serve import add_serve
+from dedn_hf.cli.train import add_train
 
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_check,  # the order of `dedn --help` is that of the way from photos to answers
+    add_train,
     add_evaluate,
     add_classify,
     add_explain,
@@ -32,13 +36,16 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_push,
     add_push_data,
     add_prepare,
+    add_baselines,
     add_reproduce,
 )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `dedn` with every subcommand."""
-    parser = argparse.ArgumentParser(prog="dedn", description="Generalized zero-shot learning with DEDN.")
+    parser = argparse.ArgumentParser(
+        prog="dedn", description="Recognises classes in photos by their traits, also classes without any photo."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
@@ -46,11 +53,23 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `dedn` with `arguments` (default: the command line); its exit status, 2 after an error the user can mend."""
-    given = {key: value for key, value in vars(build_parser().parse_args(arguments)).items() if value is not None}
+    """Run `dedn` with `arguments` (default: the command line).
+
+    Returns:
+        The exit status: 0, of `dedn classify` also 3, 2 after an error that the user can mend, 130 after Ctrl-C.
+    """
+    parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run = given.pop("run")
     try:
         return run(**given) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"dedn: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ndedn: stopped. The same command goes on where it was.", file=sys.stderr)
+        return 130

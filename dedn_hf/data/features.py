@@ -1,7 +1,7 @@
-"""Feature maps of a frozen backbone, kept on disk so that the backbone runs once per image.
+"""Feature maps of a frozen backbone, kept on disk by image, so that the backbone runs once for each.
 
-A cache is a folder: `features.bin`, N x C x H x W numbers of 16 bits, memory-mapped, and `cache.json`, which says what
-they are: backbone, its weights, the preprocessing and the files. It is refused for anything else.
+A map belongs to the bytes of an image, and to nothing else of a data set: images may be renamed, moved, and change
+their classes, roles and splits. New images are computed and added. `feature_files.py` says how a cache is stored.
 """
 
 from __future__ import annotations
@@ -12,303 +12,236 @@ import json
 import logging
 import mmap
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
-from dedn_hf.data.transforms import FixedViews, ImageBatches, already_batched, evaluation_transform, training_transform
-from dedn_hf.data.workers import explained_worker_death
-from dedn_hf.modeling.saving import whole_file
+from dedn_hf.data.extraction import batches_of, extract
+from dedn_hf.data.feature_files import (
+    FEATURES_FILE,
+    IDENTITY_FILE,
+    appending,
+    bytes_of_map,
+    read_identity,
+    read_images,
+    write_identity,
+)
+from dedn_hf.data.processor import faster_precision
+from dedn_hf.data.transforms import FixedViews
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_FILE, FEATURES_FILE, PROGRESS_FILE = "cache.json", "features.bin", "progress.json"
 RECORD_EVERY = 32  # batches
 BACKBONE = ("backbone", "backbone_kwargs", "feature_source")  # options of a model that decide on its feature maps
 PREPROCESSING = ("image_size", "image_mean", "image_std", "interpolation", "crop_pct")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+PARTS = {  # of a cache's identity, in words
+    "backbone": "another backbone",
+    "weights": "other weights of the backbone",
+    "preprocessing": "images that are prepared in another way",
+    "feature_shape": "maps of another size",
+    "precision": "another precision of computing",
+    "dtype": "numbers kept in another precision",
+    "view": "views that are drawn in another way",
+}
 
 
 class FeatureCache:
-    """N feature maps on disk, found by the `file` column of the data set that they were made from.
+    """Feature maps on disk. Those of a data set are found by its column `file`.
 
     Args:
-        folder: a cache that `FeatureCache.build` wrote.
+        folder: a cache that `open_or_build` or `open_views` made.
+        files: of a data set, names of files -> SHA-256 of their bytes; `open_or_build` fills them in.
 
     Raises:
-        FileNotFoundError: no finished cache there. ValueError: `features.bin` has not the size that it should have.
+        FileNotFoundError: no cache there. ValueError: it is damaged, or was made by an older version.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, files: Mapping[str, str] | None = None) -> None:
         self.folder = Path(folder)
-        self.identity = {"precision": "float32", "view": None, **read_identity(self.folder)}
+        self.identity, images = read_identity(self.folder), read_images(self.folder)
         self.dtype = DTYPES[self.identity["dtype"]]
-        self.shape = (len(self.identity["files"]), *self.identity["feature_shape"])
-        path, size = self.folder / FEATURES_FILE, 2 * int(np.prod(self.shape))
-        if not path.is_file() or path.stat().st_size != size:
+        self.shape = (len(images), *self.identity["feature_shape"])
+        self._bits = self._open(len(images) * bytes_of_map(self.identity))
+        row = {image: number for number, image in enumerate(images)}
+        self._row = {name: row[image] for name, image in (files or {}).items() if image in row}
+
+    def _open(self, size: int) -> np.ndarray:
+        path = self.folder / FEATURES_FILE
+        if size and not (path.is_file() and path.stat().st_size >= size):
             raise ValueError(
-                f"{path} is not the {size} bytes that its {IDENTITY_FILE} says. Delete {self.folder}; the cache "
+                f"{path} is damaged: it has not the {size} bytes that it should have. Delete {self.folder}; the cache "
                 "will be made again."
             )
+        self._map = None
+        if not size:
+            return np.empty(self.shape, np.uint16)
         with open(path, "rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._bits = np.frombuffer(self._map, np.uint16).reshape(self.shape)
-        self._row = {file: row for row, file in enumerate(self.identity["files"])}
+            self._map = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._map, np.uint16).reshape(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __reduce__(self) -> tuple:
-        return FeatureCache, (self.folder,)  # a worker process opens the file itself
+        return _opened_again, (self.folder, self._row)  # a worker process opens the file itself
 
     def rows(self, files: Sequence[str]) -> np.ndarray:
-        """Row of each file. Raises ValueError for a file that the cache does not hold."""
+        """Row of each file. Raises ValueError for a file without a map, or of another data set than it was opened for.
+
+        Files with the same bytes share a row.
+        """
         missing = [file for file in files if file not in self._row]
         if missing:
             raise ValueError(
-                f"{self.folder} has no features of {len(missing)} files, first {missing[0]!r}. Delete it."
+                f"{self.folder} has no features of {len(missing)} files, first {missing[0]!r}. Open it by "
+                "FeatureCache.open_or_build for a data set with these files: those that are new are computed."
             )
         return np.array([self._row[file] for file in files], dtype=np.int64)
 
     def read(self, rows: Sequence[int]) -> torch.Tensor:
         """B x C x H x W, float16 or bfloat16, copied out of the file."""
         features = torch.from_numpy(self._bits[rows]).view(self.dtype)
-        if hasattr(mmap, "MADV_DONTNEED"):  # else what was read once would stay in this process, in the end all of it
+        if self._map and hasattr(mmap, "MADV_DONTNEED"):  # else all that was read once would stay in this process
             self._map.madvise(mmap.MADV_DONTNEED)
         return features
 
-    def require(self, identity: dict) -> None:
-        """Raise ValueError, naming what differs, unless the cache was made from exactly this."""
-        different = [key for key in identity if identity[key] != self.identity.get(key)]
-        if different:
-            details = "; ".join(
-                f"{key} is {short_json(self.identity.get(key))}, not {short_json(identity[key])}" for key in different
-            )
-            raise ValueError(
-                f"The feature cache {self.folder} was made from something else: {details}. "
-                "Give another folder for this one, or delete the old cache."
-            )
-
     @classmethod
     def open_or_build(
-        cls, folder: str | Path, model: DEDNForZeroShot, images: datasets.Dataset, **options
+        cls, folder: str | Path, model: DEDNForZeroShot, images: datasets.Dataset, view: dict | None = None, **options
     ) -> FeatureCache:
-        """The cache in `folder`, made first if it is not there; arguments and errors as `build`, and as `require`.
-
-        Waits while another process makes it.
-        """
-        folder, dtype = Path(folder), options.get("dtype")
-        if not (folder / IDENTITY_FILE).exists():
-            with only_builder(folder):
-                if not (folder / IDENTITY_FILE).exists():
-                    return cls.build(folder, model, images, **options)
-        cache = cls(folder)
-        options = {name: options[name] for name in ("precision", "view") if name in options}
-        cache.require(identity_of(model, images, dtype or cache.identity["dtype"], **options))
-        return cache
-
-    @classmethod
-    def build(
-        cls,
-        folder: str | Path,
-        model: DEDNForZeroShot,
-        images: datasets.Dataset,
-        dtype: str = "float16",
-        precision: str = "float32",
-        view: dict | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool = True,
-    ) -> FeatureCache:
-        """Run the model's backbone over `images` (columns `image`, `file`) and write the cache.
-
-        The folder appears when it is complete. An interrupted run leaves `folder.partial`, and the next one with the
-        same arguments goes on from there.
-
-        Args:
-            dtype: 'float16' or 'bfloat16', of the file. precision: 'float32' or 'bfloat16', in which the backbone
-                computes. view: arguments of `training_transform` and a number 'view', for an augmented view of every
-                image. batch_size: images at a time. num_workers: processes that decode.
-
-        Raises:
-            ValueError: unknown dtype, files that stand twice, an image that cannot be read.
-            FileExistsError: `folder` holds something else. OSError: the disk is full, or nothing can be written there.
-        """
-        folder = Path(folder)
-        if dtype not in DTYPES:
-            raise ValueError(f"A feature cache holds float16 or bfloat16, not {dtype!r}.")
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} is not empty and no finished feature cache. Give an empty or new folder.")
-        identity = identity_of(model, images, dtype, precision, view)
-        source = view_of(model, images, **(view or {}))
-        with explained_worker_death():
-            unfinished = UnfinishedCache(folder.with_name(folder.name + ".partial"), identity, batch_size)
-            batches = extract(model, source, precision, batch_size, num_workers, progress, unfinished.rows)
-            unfinished.write(_finite(features.to(DTYPES[dtype])) for features in batches)
-        if folder.exists():
-            folder.rmdir()
-        unfinished.folder.rename(folder)
-        (folder / PROGRESS_FILE).unlink()
-        return cls(folder)
+        """The cache in `folder` with the maps of one view of all `images`; arguments and errors as `open_views`."""
+        return open_views([View(Path(folder), view)], model, images, **options)[0]
 
 
-class UnfinishedCache:
-    """The folder that a cache grows in. What is certainly on the disk is on record there, to go on after it.
+def _opened_again(folder: Path, row: dict[str, int]) -> FeatureCache:
+    cache = FeatureCache(folder)
+    cache._row = row
+    return cache
+
+
+@dataclass
+class View:
+    """A kind of view of images, and the folder of its cache.
 
     Args:
-        folder: made, or, where a run with the same identity and batch size was interrupted, opened.
+        options: None, the image as the model sees it; {'mirrored': True}, its mirror image; or a number 'view' and
+            arguments of `training_transform`, an augmented view. It depends on the image's bytes and that number.
+        only: which images of the data set it is wanted of, by their place; None: of all.
     """
 
-    def __init__(self, folder: Path, identity: dict, batch_size: int) -> None:
-        self.folder, self.file, self.record_file = folder, folder / FEATURES_FILE, folder / PROGRESS_FILE
-        # Bits may depend on which images are computed together, so the batches must be the same ones.
-        self.record = {"identity": identity, "batch_size": batch_size, "rows": 0}
-        self.rows = self._rows_there()
-        if not self.rows:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-
-    def _rows_there(self) -> int:
-        try:
-            there, size = json.loads(self.record_file.read_text(encoding="utf-8")), self.file.stat().st_size
-        except (OSError, ValueError):
-            return 0
-        # As it comes back from JSON, which knows no tuples.
-        expected = json.loads(json.dumps({**self.record, "rows": there.get("rows")}))
-        return there["rows"] if there == expected and size >= self._bytes(there["rows"]) else 0
-
-    def _bytes(self, rows: int) -> int:
-        return 2 * rows * int(np.prod(self.record["identity"]["feature_shape"]))
-
-    def write(self, batches: Iterator[torch.Tensor]) -> None:
-        """Append B x C x H x W of 16 bits each, until the cache is complete."""
-        try:
-            with open(self.file, "ab") as file:
-                file.truncate(self._bytes(self.rows))
-                for number, features in enumerate(batches, start=1):
-                    file.write(features.view(torch.uint16).numpy().tobytes())
-                    self.rows += len(features)
-                    if number % RECORD_EVERY == 0:
-                        self._record(file)
-                self._record(file)
-        except OSError as error:
-            raise OSError(
-                f"The feature cache {self.file} cannot be written: {error} Make room there, and give the same command "
-                "again: it goes on where it stopped."
-            ) from error
-        with whole_file(self.folder / IDENTITY_FILE) as path:
-            path.write_text(json.dumps(self.record["identity"]), encoding="utf-8")
-
-    def _record(self, file: IO[bytes]) -> None:
-        file.flush()
-        os.fsync(file.fileno())
-        with whole_file(self.record_file) as path:
-            path.write_text(json.dumps({**self.record, "rows": self.rows}), encoding="utf-8")
+    folder: Path
+    options: dict | None = None
+    only: Sequence[int] | None = None
 
 
-class CachedFeatures(Dataset):
-    """The images of one split as batches of cached features: `features` B x C x H x W and `labels` B.
-
-    Args:
-        caches: each a `FeatureCache` that holds all files of the split, several for several views of the images: every
-            image of a batch is then of a view drawn at random. files, labels: of the split's images.
-    """
-
-    def __init__(self, caches: Sequence[FeatureCache], files: Sequence[str], labels: Sequence[int]) -> None:
-        self.caches = caches
-        self.rows = [cache.rows(files) for cache in caches]
-        self.labels = torch.as_tensor(labels)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch, with one read for each view; with `SeededIndices`, the seed of an image chooses its view."""
-        if len(self.caches) == 1:
-            features = self.caches[0].read(self.rows[0][indices])
-        else:
-            seeds = getattr(indices, "seeds", None)
-            if seeds is None:
-                seeds = torch.randint(2**63 - 1, (len(indices),)).tolist()
-            views = np.array(seeds) % len(self.caches)
-            parts = [cache.read(rows[indices][views == v]) for v, (cache, rows) in enumerate(self._views())]
-            features = torch.cat(parts)[np.argsort(np.argsort(views, kind="stable"))]
-        return {"features": features, "labels": self.labels[indices]}
-
-    def _views(self) -> Iterator[tuple[FeatureCache, np.ndarray]]:
-        return zip(self.caches, self.rows, strict=True)
-
-
-class MirroredFeatures(Dataset):
-    """As `CachedFeatures`, each image with its mirror image: `features` B x 2 x C x H x W, as `flip_test` needs them.
-
-    Args:
-        caches: of the images and of their mirror images. files, labels: of the split's images.
-    """
-
-    def __init__(self, caches: Sequence[FeatureCache], files: Sequence[str], labels: Sequence[int]) -> None:
-        self.sides = [CachedFeatures([cache], files, labels) for cache in caches]
-
-    def __len__(self) -> int:
-        return len(self.sides[0])
-
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """A whole batch."""
-        plain, mirrored = (side.__getitems__(indices) for side in self.sides)
-        return {**plain, "features": torch.stack([plain["features"], mirrored["features"]], dim=1)}
-
-
-def view_of(
-    model: DEDNForZeroShot, images: datasets.Dataset, mirrored: bool = False, view: int | None = None, **options
-) -> ImageBatches:
-    """The images as the model sees them, or their mirror images, or augmented view number `view` of every image.
-
-    options: as of `training_transform`.
-    """
-    if view is not None:
-        return FixedViews(images, training_transform(model, **options), view)
-    plain = evaluation_transform(model)
-    return ImageBatches(images, v2.Compose([plain, v2.functional.horizontal_flip]) if mirrored else plain)
-
-
-@torch.no_grad()
-def extract(
+def open_views(
+    views: Sequence[View],
     model: DEDNForZeroShot,
-    source: Dataset,
-    precision: str,
-    batch_size: int,
-    num_workers: int,
-    progress: bool,
-    start: int = 0,
-) -> Iterator[torch.Tensor]:
-    """Feature maps of the images from number `start` on, in order, B x C x H x W at a time, on the CPU."""
-    left = range(start, len(source))
-    loader = DataLoader(source, batch_size, sampler=left, num_workers=num_workers, collate_fn=already_batched)
-    model.eval().to(memory_format=torch.channels_last)  # convolutional networks are faster in it
-    for batch in tqdm(loader, desc="extracting features", disable=not progress):
-        pixels = batch["pixel_values"].to(model.device, memory_format=torch.channels_last)
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            features = model.extract_features(pixels)
-        yield features.float().cpu().contiguous()
-    model.to(memory_format=torch.contiguous_format)
+    images: datasets.Dataset,
+    precision: str = "float32",
+    dtype: str | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool = True,
+    bar: Callable = tqdm,
+) -> list[FeatureCache]:
+    """One cache for each kind of view. What is missing in any of them is computed in one pass over the images.
+
+    Killed at any moment, nothing half-written is read, and the next call goes on after the last `RECORD_EVERY`
+    batches. Waits while another process works on one of the caches. The last digits of a map can depend on which
+    images were computed together.
+
+    Args:
+        images: columns `image` and `file`.
+        precision: 'float32' or 'bfloat16', in which the backbone computes; 'auto': that of the first cache that is
+            there, else what is faster here. The caches' `identity['precision']` says which.
+        dtype: 'float16' or 'bfloat16', in which maps are kept; None: as they are there, else float16.
+        batch_size: pictures through the backbone at a time. num_workers: processes that decode.
+        bar: shows the progress, as `tqdm` does: `bar(batches, desc=..., total=..., initial=0, disable=...)` yields
+            the batches. Called once, and not at all where nothing is missing. n images that miss the same v views make
+            ceil(n / max(1, batch_size // v)) batches.
+
+    Raises:
+        ValueError: a cache of another model, precision or view; a name of two images; an image that cannot be read.
+        FileExistsError: a folder holds something else. OSError: the disk is full, or nothing can be written there.
+    """
+    contents = image_hashes(images)
+    files = hashes_by_name(images["file"], contents)
+    identities = identities_of(views, model, precision, dtype)
+    for view, identity in zip(views, identities, strict=True):
+        if (view.folder / IDENTITY_FILE).exists():
+            require_fitting(view.folder, identity)
+    if any(map(len, missing_views(views, contents))):
+        with ExitStack() as held:
+            for view, identity in zip(views, identities, strict=True):
+                held.enter_context(only_builder(view.folder))
+                if not (view.folder / IDENTITY_FILE).exists():
+                    write_identity(view.folder, identity)
+                require_fitting(view.folder, identity)
+            batches = batches_of(missing_views(views, contents), batch_size)
+            source = FixedViews(images, contents, model, [view.options for view in views])
+            maps = extract(model, source, batches, identities[0]["precision"], num_workers, bar, not progress)
+            if batches:
+                append(maps, views, identities, contents)
+    return [FeatureCache(view.folder, files) for view in views]
+
+
+def missing_views(views: Sequence[View], contents: Sequence[str]) -> list[tuple[int, ...]]:
+    """Of each image, which views have no map of it. Images with the same bytes need only one."""
+    missing: list[list[int]] = [[] for _ in contents]
+    for number, view in enumerate(views):
+        known = set(read_images(view.folder))
+        for image in range(len(contents)) if view.only is None else view.only:
+            if contents[image] not in known:
+                known.add(contents[image])
+                missing[image].append(number)
+    return list(map(tuple, missing))
+
+
+def append(maps: Iterator[tuple], views: Sequence[View], identities: Sequence[dict], contents: Sequence[str]) -> None:
+    """Add batches of maps, as `extract` gives them, to the caches of the views."""
+    folder, dtype = views[0].folder, DTYPES[identities[0]["dtype"]]
+    try:
+        with ExitStack() as opened:
+            appenders = [
+                opened.enter_context(appending(view.folder, identity))
+                for view, identity in zip(views, identities, strict=True)
+            ]
+            for number, (batch, features) in enumerate(maps, start=1):
+                features = _finite(features.to(dtype))
+                pictures = [(contents[image], view) for image, wanted in batch for view in wanted]
+                for view in sorted({view for _, view in pictures}):
+                    rows = [row for row, (_, kind) in enumerate(pictures) if kind == view]
+                    appenders[view].add([pictures[row][0] for row in rows], features[rows])
+                if number % RECORD_EVERY == 0:
+                    for appender in appenders:
+                        appender.commit()
+            for appender in appenders:
+                appender.commit()
+    except ChildProcessError:  # of a worker that loads images
+        raise
+    except OSError as error:
+        raise OSError(
+            f"The feature cache {folder} cannot be written: {error} Make room there, and give the same command again: "
+            "it goes on where it stopped."
+        ) from error
 
 
 @contextmanager
 def only_builder(folder: Path) -> Iterator[None]:
-    """Within `with`, no other process makes `folder`. A lock beside it says so, and ends with its process."""
+    """Within `with`, no other process adds to `folder`. A lock beside it says so, and ends with its process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
@@ -320,28 +253,62 @@ def only_builder(folder: Path) -> Iterator[None]:
         yield
 
 
-def identity_of(
-    model: DEDNForZeroShot, images: datasets.Dataset, dtype: str, precision: str = "float32", view: dict | None = None
-) -> dict:
-    """What a cache of these images must have been made from. Raises ValueError where a file stands twice."""
+# What a cache was made of ------------------------------------------------------------------------------------------
 
-    def options(names: Sequence[str]) -> list:
-        return json.loads(json.dumps([getattr(model.config, name) for name in names]))
 
-    files = list(images["file"])
-    if len(set(files)) != len(files):
-        raise ValueError("The column 'file' names an image twice; a feature cache needs every file once.")
-    return {
-        "backbone": options(BACKBONE),
+def identities_of(views: Sequence[View], model: DEDNForZeroShot, precision: str, dtype: str | None) -> list[dict]:
+    """What the cache of each view must have been made of. Raises ValueError for an unknown dtype or precision."""
+    there = [read_identity(view.folder) for view in views if (view.folder / IDENTITY_FILE).exists()]
+    dtype = dtype or (there[0]["dtype"] if there else "float16")
+    if dtype not in DTYPES:
+        raise ValueError(f"A feature cache holds float16 or bfloat16, not {dtype!r}.")
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; use auto, float32 or bfloat16.")
+    if precision == "auto":
+        precision = there[0]["precision"] if there else faster_precision(model)
+    same = {
+        "backbone": options_of(model, BACKBONE),
         "weights": weights_hash(model.backbone),
-        "preprocessing": options(PREPROCESSING),
+        "preprocessing": options_of(model, PREPROCESSING),
         "feature_shape": list(model.config.feature_shape),
         "dtype": dtype,
         "precision": precision,
-        "view": view,
-        "contents": contents_hash(images),
-        "files": files,
     }
+    return [{**same, "view": view.options} for view in views]
+
+
+def options_of(model: DEDNForZeroShot, names: Sequence[str]) -> dict:
+    """Options of the model as they come back from JSON, which knows no tuples."""
+    return json.loads(json.dumps({name: getattr(model.config, name) for name in names}))
+
+
+def require_fitting(folder: Path, identity: dict) -> None:
+    """Raise ValueError, saying in words what differs, unless the cache in `folder` was made of exactly this."""
+    made = read_identity(folder)
+    different = [part for part in PARTS if made.get(part) != identity[part]]
+    if "backbone" in different:  # then these differ as a matter of course
+        different = [part for part in different if part not in ("weights", "feature_shape")]
+    if different:
+        reasons = "; ".join(f"{PARTS[part]}{difference(made.get(part), identity[part])}" for part in different)
+        raise ValueError(
+            f"The feature cache {folder} does not fit. It was made with {reasons}. Give another folder for the new "
+            "one, or delete this one: it will be made again from the images."
+        )
+
+
+def difference(made: object, wanted: object) -> str:
+    """': resnet50, not resnet101', of two parts of an identity; nothing of hashes, which say nothing to a reader."""
+    if isinstance(wanted, str) and len(wanted) == 64:
+        return ""
+    pairs = {"": (made, wanted)}
+    if isinstance(made, dict) and isinstance(wanted, dict):
+        pairs = {name: (made.get(name), wanted.get(name)) for name in {**made, **wanted}}
+    texts = [
+        f"{name.removeprefix('backbone')} {short_json(a)}, not {short_json(b)}".replace('"', "").strip()
+        for name, (a, b) in pairs.items()
+        if a != b
+    ]
+    return f": {', '.join(texts)}"
 
 
 def weights_hash(module: torch.nn.Module) -> str:
@@ -354,34 +321,32 @@ def weights_hash(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def contents_hash(images: datasets.Dataset) -> str:
-    """SHA-256 over the SHA-256 of every image's bytes, wherever they lie."""
-    digest = hashlib.sha256()
+def image_hashes(images: datasets.Dataset) -> list[str]:
+    """SHA-256 of every image's bytes, wherever they lie, in hexadecimal digits."""
+    hashes = []
     for row in images.select_columns(["image"]).cast_column("image", datasets.Image(decode=False)):
         image = row["image"]
         if image["bytes"] is None:
             status = os.stat(image["path"])
-            digest.update(file_hash(image["path"], status.st_size, status.st_mtime_ns))
+            hashes.append(file_hash(image["path"], status.st_size, status.st_mtime_ns))
         else:
-            digest.update(hashlib.sha256(image["bytes"]).digest())
-    return digest.hexdigest()
+            hashes.append(hashlib.sha256(image["bytes"]).hexdigest())
+    return hashes
+
+
+def hashes_by_name(names: Sequence[str], contents: Sequence[str]) -> dict[str, str]:
+    """Name of each file -> hash of its bytes. Raises ValueError where two images have one name."""
+    found = {}
+    for name, content in zip(names, contents, strict=True):
+        if found.setdefault(name, content) != content:
+            raise ValueError(f"Two images are called {name!r} in the column 'file'. Give each a name of its own.")
+    return found
 
 
 @functools.cache
-def file_hash(path: str, size: int, changed: int) -> bytes:
+def file_hash(path: str, size: int, changed: int) -> str:
     """SHA-256 of a file; read again only where its size or its time of change is another."""
-    return hashlib.sha256(Path(path).read_bytes()).digest()
-
-
-def read_identity(folder: Path) -> dict:
-    """The contents of cache.json. Raises FileNotFoundError or ValueError."""
-    path = folder / IDENTITY_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no finished feature cache ({IDENTITY_FILE} is missing).")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete {folder}; the cache will be made again.") from None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _finite(features: torch.Tensor) -> torch.Tensor:

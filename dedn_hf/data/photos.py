@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import PIL.Image
 
@@ -116,7 +117,7 @@ def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos
             return listed_photos(os.path.join(source, name), match)
     found = Photos(source)
     usable = []
-    for path, parts in sorted(walk(source, found)):
+    for path, parts in walk(source, found):
         reason = why_unused(path) or (None if len(parts) > 1 else "outside the folders of classes")
         if reason:
             found.skipped[reason].append(printable("/".join(parts)))
@@ -132,25 +133,26 @@ def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos
     return found
 
 
-def walk(root: str, found: Photos) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every file below `root`, and its path as parts; linked folders too, each real folder once a branch."""
-    waiting = [(root, (), frozenset([os.path.realpath(root)]))]
-    while waiting:
-        folder, parts, above = waiting.pop()
-        with os.scandir(folder) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
-        for entry in entries:
-            inside = (*parts, entry.name)
-            if entry.name.startswith(".") or entry.name in HIDDEN:
-                found.skipped["hidden, or litter of a system"].append(printable("/".join(inside)))
-            elif entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real in above:
-                    found.skipped["linked folders that contain themselves"].append(printable("/".join(inside)))
-                else:
-                    waiting.append((entry.path, inside, above | {real}))
-            else:
-                yield entry.path, inside
+def walk(
+    root: str, found: Photos, parts: tuple[str, ...] = (), above: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every file below `root`, in the order of the paths, and its path as parts.
+
+    Linked folders are entered too, each real folder once a branch: `above` are those around `root`.
+    """
+    above |= {os.path.realpath(root)}
+    with os.scandir(root) as entries:  # by names, which take less memory: a folder may hold a million files
+        names = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
+    for name in names:
+        path, inside = os.path.join(root, name.rstrip("/")), (*parts, name.rstrip("/"))
+        if name.startswith(".") or inside[-1] in HIDDEN:
+            found.skipped["hidden, or litter of a system"].append(printable("/".join(inside)))
+        elif not name.endswith("/"):
+            yield path, inside
+        elif os.path.realpath(path) in above:
+            found.skipped["linked folders that contain themselves"].append(printable("/".join(inside)))
+        else:
+            yield from walk(path, found, inside, above)
 
 
 def place_of(folders: Sequence[str], classes: Mapping[str, str], any_name: bool) -> tuple[str, str, bool]:
@@ -227,12 +229,16 @@ def read_list(path: str) -> list[dict]:
         if suffix in (".jsonl", ".json"):
             return pandas.read_json(path, lines=suffix == ".jsonl", dtype=False).to_dict("records")
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            sample = file.read(10_000)
-            file.seek(0)
-            delimiter = max(",;\t", key=sample.split("\n", 1)[0].count)
-            return list(csv.DictReader(file, delimiter=delimiter))
+            return list(csv_rows(file))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is no list of photos that can be read: {error}") from error
+
+
+def csv_rows(file: IO[str]) -> csv.DictReader:
+    """The rows of a CSV file, one by one, parted by what its first line has most of."""
+    delimiter = max(",;\t", key=file.readline().count)
+    file.seek(0)
+    return csv.DictReader(file, delimiter=delimiter)
 
 
 def column_of(columns: Sequence[str], names: Sequence[str]) -> str | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import Dataset
 
+from dedn_hf.data.cached import CachedFeatures, MirroredFeatures
 from dedn_hf.data.catalog import assign_portions, class_folds
-from dedn_hf.data.features import CachedFeatures, FeatureCache, MirroredFeatures
+from dedn_hf.data.features import FeatureCache
 from dedn_hf.data.transforms import ImageBatches, Transform
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import datasets
@@ -12,7 +13,6 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode, v2
 from transformers import BaseImageProcessor
 
-from dedn_hf.data.sampling import SeededIndices
 from dedn_hf.modeling.inputs import read_image
 
 if TYPE_CHECKING:
@@ -98,15 +98,55 @@ class ImageBatches(Dataset):
         return batch
 
 
-class FixedViews(ImageBatches):
-    """As `ImageBatches`, but a random transform gives an image the same view every time, in any process."""
+class FixedViews(Dataset):
+    """Views of images that are the same every time, in any process: each depends on the image's bytes and its number.
 
-    def __init__(self, images: datasets.Dataset, transform: Transform, view: int) -> None:
-        super().__init__(images, transform)
-        self.view = view
+    Args:
+        images: a data set with columns `image` and `file`. contents: of each image, SHA-256 of its bytes.
+        views: of each kind of view, None (as the model sees an image), {'mirrored': True} (its mirror image), or
+            arguments of `training_transform` and a number 'view' (an augmented view).
+    """
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        return super().__getitems__(SeededIndices(indices, [self.view * 10_000_000 + index for index in indices]))
+    def __init__(
+        self, images: datasets.Dataset, contents: Sequence[str], model: DEDNForZeroShot, views: Sequence[dict | None]
+    ) -> None:
+        self.images, self.contents, self.views = encoded(images.select_columns(["image", "file"])), contents, views
+        self.plain = evaluation_transform(model)
+        self.augmented = {}
+        for kind, view in enumerate(views):
+            if view is not None and "view" in view:
+                options = {name: value for name, value in view.items() if name != "view"}
+                self.augmented[kind] = training_transform(model, **options)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, wanted: list[tuple[int, Sequence[int]]]) -> torch.Tensor:
+        """Pixels of all views of a batch, each image decoded once.
+
+        wanted: images, each with the kinds of view that are wanted of it, by their place in `views`.
+        """
+        pictures = decoded(self.images, [image for image, _ in wanted])
+        return torch.stack(
+            [
+                view
+                for picture, (image, kinds) in zip(pictures, wanted, strict=True)
+                for view in self._views_of(picture, self.contents[image], kinds)
+            ]
+        )
+
+    def _views_of(self, picture: PIL.Image.Image, content: str, kinds: Sequence[int]) -> Iterator[torch.Tensor]:
+        plain = self.plain(picture) if set(kinds) - set(self.augmented) else None
+        for kind in kinds:
+            if kind in self.augmented:
+                yield seeded(self.augmented[kind], picture, seed_of(content, self.views[kind]["view"]))
+            else:
+                yield plain if self.views[kind] is None else v2.functional.horizontal_flip(plain)
+
+
+def seed_of(content: str, view: int) -> int:
+    """The seed of augmented view number `view` of an image, of whose bytes `content` is the SHA-256."""
+    return int(hashlib.sha256(f"{content} {view}".encode()).hexdigest()[:15], 16)
 
 
 def encoded(images: datasets.Dataset) -> datasets.Dataset:

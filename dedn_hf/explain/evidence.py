@@ -109,7 +109,8 @@ class Evidence:
         expert_scores: E x A, attribute scores of each expert as they enter its logits.
         class_directions: K x A, the normalised class attributes T. class_bias: K.
         region_maps: E x A x H x W, or None for a model without region attention.
-        temperature: divides the logits before their softmax.
+        temperature: divides the logits before their softmax. min_confidence: the probability below which the answer is
+            'unknown'.
         compared_classes: names of the class to explain and of the one to compare it with; None as in `compare`.
         attributes: names of the attributes to show heat maps of; empty: see `heat_map_attributes`.
         top_k: how many classes to report.
@@ -127,6 +128,7 @@ class Evidence:
     class_bias: np.ndarray
     region_maps: np.ndarray | None
     temperature: float = 1.0
+    min_confidence: float = 0.0
     compared_classes: tuple[str | None, str | None] = (None, None)
     attributes: tuple[str, ...] = ()
     top_k: int = 5
@@ -168,6 +170,11 @@ class Evidence:
     def ranking(self) -> list[int]:
         """All K classes, best first."""
         return descending_order(self.logits)
+
+    @property
+    def unknown(self) -> bool:
+        """Whether even the best class has less than `min_confidence`."""
+        return bool(self.probabilities[self.ranking[0]] < self.min_confidence)
 
     @property
     def uncorrected(self) -> Self:

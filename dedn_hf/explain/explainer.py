@@ -33,6 +33,8 @@ def explain(
     attributes: Sequence[str] = (),
     top_k: int = 5,
     corrections: Mapping[str, float] | None = None,
+    min_confidence: float | None = None,
+    precision: float | None = None,
 ) -> Explanation:
     """Run the model on an image once, and keep what is needed to say why it answers as it does.
 
@@ -52,12 +54,15 @@ def explain(
         attributes: names of attributes to show heat maps of; default: those found that decided most.
         top_k: how many classes to report, 1 or more.
         corrections: attribute name -> true value in the scale of the model's table, see `Explanation.correct`.
+        min_confidence: 0..1; below it, the answer is 'unknown'. precision: 0..1, in its place: the confidence is the
+            one that was chosen for this precision in training.
 
     Raises:
-        ValueError: an unknown class or attribute (similar names are suggested), a broken image, or a model in
-            training mode or without a backbone.
+        ValueError: an unknown class or attribute (similar names are suggested), a broken image, a precision that the
+            model has no confidence for, or a model in training mode or without a backbone.
     """
     require_explainable(model, top_k)
+    threshold = model.config.confidence_threshold(min_confidence, precision)
     picture = open_image(str(image) if isinstance(image, Path) else image)
     processor = model.image_processor()
     pixel_values = processor(images=picture, return_tensors="pt")["pixel_values"].to(model.device)
@@ -75,6 +80,7 @@ def explain(
         class_directions=as_array(model.normalized_class_attributes()),
         class_bias=as_array(model.class_bias(model.seen)),
         temperature=model.config.temperature,
+        min_confidence=threshold,
         region_maps=region_maps,
         compared_classes=(class_name, against),
         attributes=tuple(dict.fromkeys(attributes)),

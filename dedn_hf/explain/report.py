@@ -11,6 +11,7 @@ from PIL import Image
 
 from dedn_hf.explain.evidence import Comparison, Evidence, Trait, descending_order
 from dedn_hf.explain.names import spoken
+from dedn_hf.modeling.pipeline_dedn import UNKNOWN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +27,13 @@ def signed(number: float) -> str:
 
 
 def question(explanation: Evidence, comparison: Comparison) -> str:
-    """'Why one, and not the other?', after the new answer if corrections changed it and it is not `one`."""
+    """'Why one, and not the other?', after the answer if it is unknown, or new by corrections and not `one`."""
     titles, best = explanation.class_titles, explanation.ranking[0]
     news = best not in (comparison.one, explanation.uncorrected.ranking[0])
     answer = f"The answer is now {titles[best]}. " if news else ""
+    if explanation.unknown:
+        probability, needed = explanation.probabilities[best], explanation.min_confidence
+        answer = f"Unknown: {titles[best]} has {probability:.1%}, and an answer needs {needed:.1%}. "
     other = "" if comparison.other is None else f", and not {titles[comparison.other]}"
     return f"{answer}Why {titles[comparison.one]}{other}?"
 
@@ -180,6 +184,8 @@ def expert_sentences(explanation: Evidence, comparison: Comparison) -> list[str]
 ABOUT = {
     "image": "size of the upright original, pixels",
     "crop": "left, top, right, bottom of what the model saw, pixels of the original; beyond it: a black border",
+    "answer": "the best class, or unknown where its score is below min_confidence",
+    "min_confidence": "0..1, as asked for",
     "classes": "the best, best first; score: 0..1, over all classes it sums to 1; seen: had photos in training",
     "comparison": "difference: logit of class minus logit of against == sum of the contributions + bias; "
     "contribution: what an attribute adds to it; experts: what it would add in each expert alone; bias: the part that "
@@ -202,6 +208,8 @@ def as_dict(explanation: Evidence) -> dict[str, Any]:
         "origin": dict(explanation.origin),
         "image": {"width": explanation.picture.width, "height": explanation.picture.height},
         "crop": list(explanation.crop),
+        "answer": UNKNOWN if explanation.unknown else names[explanation.ranking[0]],
+        "min_confidence": explanation.min_confidence,
         "classes": best_classes(explanation),
         "comparison": comparison_as_dict(explanation, comparison),
         "experts": experts_alone(explanation, comparison),

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -24,7 +24,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dedn_hf.modeling.handler import MAX_CANDIDATES, BadRequest, EndpointHandler
+from dedn_hf.data.processor import at_full_speed
+from dedn_hf.modeling.handler import MAX_CANDIDATES, SHARES, BadRequest, EndpointHandler
 from dedn_hf.publish.fetching import fetch
 from dedn_hf.publish.saved import load_model
 
@@ -83,9 +84,9 @@ def serve(
     )
     name = Path(model).resolve().name if Path(model).is_dir() else model
     app = create_app(handler, name, max_bytes=max_bytes, timeout=timeout, queue=queue)
-    uvicorn.run(
-        app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=int(timeout) + 1
-    )
+    stopping = {"timeout_graceful_shutdown": int(timeout) + 1}
+    with at_full_speed(handler.pipeline.model):
+        uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, **stopping)
 
 
 def create_app(
@@ -215,7 +216,8 @@ async def read_content(request: Request, max_bytes: int) -> bytes | Fields:
 def request_data(content: bytes | Fields, request: Request) -> Any:
     """What the handler takes, from JSON, from the bytes of an image, or from a form with an image as a file.
 
-    Fields of the URL and of a form are `candidate_labels`, once a class, `top_k`, and `parameters` in JSON.
+    Fields of the URL and of a form are `candidate_labels`, once a class, `top_k`, `min_confidence`, `precision`, and
+    `parameters` in JSON.
 
     Raises:
         BadRequest: it is none of these, or something is given twice.
@@ -249,6 +251,9 @@ def data_of_fields(fields: Iterable[tuple[str, str | bytes]]) -> dict[str, Any]:
             value = decode_json(value, "The field parameters")
         elif key == "top_k" and value.isdecimal():
             value = int(value[:9])
+        elif key in SHARES:
+            with suppress(ValueError):  # the handler says what is wrong with it
+                value = float(value)
         if key in data:
             raise BadRequest(f"The request gives {key!r:.100} twice.")
         data[key] = value

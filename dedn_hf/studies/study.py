@@ -25,7 +25,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from dedn_hf import __version__
-from dedn_hf.data.features import BACKBONE, IDENTITY_FILE, PREPROCESSING
+from dedn_hf.data.features import BACKBONE, PREPROCESSING
 from dedn_hf.data.tasks import test_task
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig
@@ -311,9 +311,13 @@ def train_all(
 
 
 def prepare_features(waiting: Sequence[Training]) -> None:
-    """Make the feature caches that are not there, with all cores: the trainings would have to wait for them."""
-    missing = {t.features: t for t in waiting if t.features and not (t.features / IDENTITY_FILE).exists()}
-    for training in missing.values():
+    """Compute the features that are not there, with all cores: the trainings would have to wait for them."""
+    different = {
+        (t.features, t.preset["training"].get("feature_views"), t.preset["model"].get("flip_test")): t
+        for t in waiting
+        if t.features
+    }
+    for training in different.values():
         experiment, settings, accelerator = parts_of(training)
         _, table = experiment.load(False)
         open_caches(experiment, new_model(experiment, table, settings), settings, accelerator)

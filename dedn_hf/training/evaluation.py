@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
+from dedn_hf.data.processor import keep_freed_memory
 from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import outlive_signals
 from dedn_hf.metrics.scores import gzsl_scores
@@ -49,6 +50,7 @@ def predict(
     Returns:
         N x K float32 and N.
     """
+    keep_freed_memory()
     loader = DataLoader(
         data, batch_size, num_workers=num_workers, collate_fn=already_batched, worker_init_fn=outlive_signals
     )

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,10 @@ import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from tqdm.auto import tqdm
 
 from dedn_hf.data.base import abbreviate
-from dedn_hf.data.features import FeatureCache
+from dedn_hf.data.features import FeatureCache, View, open_views
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task, fold_tasks, test_task, validation_task
 from dedn_hf.data.transforms import evaluation_transform, training_transform
@@ -62,6 +63,7 @@ class Experiment:
         features: folder of the feature cache (made if absent), or None to decode images in every epoch.
         describe: what else to write to run.json, such as the preset; anything that JSON can hold.
         fingerprint: `data_fingerprint` of the data, where it is known already; otherwise the run computes it.
+        bar: shows the progress of each stage, as `tqdm` does.
     """
 
     load: Callable[[bool], tuple[datasets.DatasetDict, AttributeTable]]
@@ -69,6 +71,7 @@ class Experiment:
     features: Path | None = None
     describe: dict | None = None
     fingerprint: dict[str, str] | None = None
+    bar: Callable[..., Iterable] = tqdm
 
     @classmethod
     def from_preset(
@@ -79,17 +82,31 @@ class Experiment:
         Raises ValueError for an option that no model has: ignored, it would make this another run than was meant.
         """
         data, model = preset["data"], preset["model"]
+        start = model.get("start_from")
         known = [*inspect.signature(DEDNForZeroShot.from_timm).parameters, *inspect.get_annotations(DEDNConfig)]
+        known += ["start_from"]
         for key in model:
             if key not in known:
                 raise ValueError(f"No model option {key!r}.{near_names(key, known)}")
         return cls(
             load=lambda validation: load(validation=validation, **data),
-            build=lambda table: DEDNForZeroShot.from_timm(table=table, **model),
+            build=lambda table: started(start, table) if start else DEDNForZeroShot.from_timm(table=table, **model),
             features=Path(features) if features else None,
             describe={**preset, "data": without_paths(data), "model": without_paths(model)},
             fingerprint=fingerprint,
         )
+
+
+def started(name: str, table: AttributeTable) -> DEDNForZeroShot:
+    """The saved model `name`, to go on with, for the classes of a table. Raises ValueError for other attributes."""
+    model = DEDNForZeroShot.from_pretrained(name)
+    if set(model.config.attribute_names) != set(table.attribute_names):
+        raise ValueError(
+            f"{name} was trained with {model.config.num_attributes} attributes, and this table gives "
+            f"{table.num_attributes}, not the same ones. Give the table that it was trained with."
+        )
+    model.set_classes(table)
+    return model
 
 
 def without_paths(options: dict) -> dict:
@@ -169,7 +186,7 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
 
     final = settings if choosing else replace(settings, evaluate_every=settings.epochs)
     inputs, checkpoints = inputs_of(task, model, settings, caches), output / CHECKPOINTS
-    progress = fit(model, task, inputs, final, accelerator, checkpoints, on_evaluation=save)
+    progress = fit(model, task, inputs, final, accelerator, checkpoints, on_evaluation=save, bar=experiment.bar)
     stopwatch.lap("training")
     chosen = progress.best() if choosing else progress.epochs[-1]
     record.update(selection=selected.record, results=chosen, history=progress.epochs)
@@ -218,7 +235,7 @@ def choose(experiment: Experiment, settings: TrainingSettings, output: Path, acc
         require_told_apart(model)
         return model, inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))
 
-    return select(tasks, prepare, settings, output, accelerator)
+    return select(tasks, prepare, settings, output, accelerator, bar=experiment.bar)
 
 
 def require_told_apart(model: DEDNForZeroShot) -> None:
@@ -263,24 +280,25 @@ def open_caches(
 ) -> list[FeatureCache]:
     """The feature cache of all images, with `flip_test` that of their mirror images, those of views for training.
 
-    The main process makes what is not there. Without a folder for features, there are none.
+    The main process makes what is not there, in one pass over the images. Without a folder for features, there are
+    none.
     """
     if experiment.features is None:
         return []
     splits, _ = experiment.load(False)
-    splits = {name: split.select_columns(["image", "file"]) for name, split in splits.items()}
-    everything = datasets.concatenate_datasets(list(splits.values()))
-    how = {"precision": settings.feature_precision, "num_workers": settings.num_workers}
+    training = range(len(splits["train"]))  # they come first
+    ordered = [splits["train"], *(split for name, split in splits.items() if name != "train")]
+    everything = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in ordered])
+    views = [View(experiment.features)]
+    if model.config.flip_test:
+        views.append(View(experiment.features / "mirrored", {"mirrored": True}))
+    for view in range(1, settings.feature_views):
+        options = {"view": view, **augmentation_of(settings)}
+        views.append(View(experiment.features / f"view-{view}", options, only=training))
+    how = {"precision": settings.feature_precision, "num_workers": settings.num_workers, "bar": experiment.bar}
     model.to(accelerator.device)
     with accelerator.main_process_first():
-        caches = [FeatureCache.open_or_build(experiment.features, model, everything, **how)]
-        if model.config.flip_test:
-            folder = experiment.features / "mirrored"
-            caches.append(FeatureCache.open_or_build(folder, model, everything, view={"mirrored": True}, **how))
-        for view in range(1, settings.feature_views):
-            folder, options = experiment.features / f"view-{view}", {"view": view, **augmentation_of(settings)}
-            caches.append(FeatureCache.open_or_build(folder, model, splits["train"], view=options, **how))
-    return caches
+        return open_views(views, model, everything, **how)
 
 
 def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]) -> Inputs:

@@ -11,7 +11,7 @@ import datasets
 import yaml
 from accelerate import Accelerator
 
-from dedn_hf.data.features import IDENTITY_FILE, FeatureCache
+from dedn_hf.data.feature_files import IDENTITY_FILE
 from dedn_hf.data.tasks import Inputs, Task
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -77,5 +77,5 @@ def inputs_from(
     if folder:
         experiment.features = Path(folder)
         if (experiment.features / IDENTITY_FILE).exists():
-            settings = replace(settings, feature_precision=FeatureCache(folder).identity["precision"])
+            settings = replace(settings, feature_precision="auto")
     return inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))

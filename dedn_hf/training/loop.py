@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from dedn_hf.data.base import abbreviate
+from dedn_hf.data.processor import keep_freed_memory
 from dedn_hf.data.sampling import Batches
 from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import explained_worker_death, outlive_signals
@@ -45,6 +46,7 @@ def fit(
     folder: Path,
     on_evaluation: Callable[[torch.nn.Module, dict, tuple], None] | None = None,
     rescore: Callable[[dict, np.ndarray, np.ndarray], dict] | None = None,
+    bar: Callable[..., Iterable] = tqdm,
 ) -> Progress:
     """Train `model` in place, and evaluate it on the task's 'seen' and 'unseen' splits.
 
@@ -57,6 +59,7 @@ def fit(
             the epoch's record, and logits and labels.
         rescore: takes scores, logits (N x K) and labels (N) of an evaluation and gives the scores to record and to
             choose the best epoch by.
+        bar: shows the progress of an epoch, as `tqdm` does. With another one, no line an epoch is printed.
 
     Returns:
         The records of all epochs.
@@ -67,10 +70,11 @@ def fit(
         FloatingPointError: the loss is not a finite number. ChildProcessError: a worker that loads images died.
         OSError: a checkpoint cannot be written. KeyboardInterrupt, SystemExit: after Ctrl-C, SIGTERM.
     """
+    keep_freed_memory()
     accelerator.free_memory()
     require_supported(settings, accelerator)
     identity = checkpoint_identity(settings, model, task)
-    training = prepare(model, task, inputs, settings, accelerator)
+    training = replace(prepare(model, task, inputs, settings, accelerator), bar=bar)
     path = Path(folder) / f"checkpoint-{task.name}"
     checkpoint = Checkpoint(accelerator, path, settings, identity, training.extra_states())
     progress = checkpoint.resume()
@@ -93,7 +97,7 @@ def fit(
                 if on_evaluation:
                     on_evaluation(training.evaluated, record, (logits, labels))
             progress = Progress([*progress.epochs, record])
-            report(accelerator, settings, task, record)
+            report(accelerator, settings, task, record, bar is not tqdm)
             stopping = stop.wanted(at_once=True)
             if stopping or checkpoint.due(progress.epochs):
                 checkpoint.save(progress)
@@ -118,6 +122,7 @@ class Training:
     settings: TrainingSettings
     accelerator: Accelerator
     calibration_weight: float
+    bar: Callable[..., Iterable] = tqdm
 
     @property
     def evaluated(self) -> torch.nn.Module:
@@ -166,7 +171,7 @@ class Training:
     def progress_bar(self, epoch: int, done: int) -> Iterator[dict]:
         """The batches that are left of the epoch, behind a progress bar on one process."""
         title, silent = f"{self.task.name} {epoch}/{self.settings.epochs}", not self.accelerator.is_local_main_process
-        return tqdm(self.loader, title, len(self.batches), leave=False, disable=silent, initial=done)
+        return self.bar(self.loader, desc=title, total=len(self.batches), leave=False, disable=silent, initial=done)
 
     def images_of(self, step: int, batch: dict) -> str:
         """A sentence that names the images of this process's batch, or only those that are not finite."""
@@ -266,12 +271,14 @@ def not_finite(loss: float, epoch: int, step: int, images: str) -> str:
     )
 
 
-def report(accelerator: Accelerator, settings: TrainingSettings, task: Task, record: dict) -> None:
-    """One line a epoch on the screen, all numbers to the tracker."""
+def report(
+    accelerator: Accelerator, settings: TrainingSettings, task: Task, record: dict, quiet: bool = False
+) -> None:
+    """One line an epoch on the screen, unless `quiet`, and all numbers to the tracker."""
     numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
     if settings.tracker:
         values = {f"{task.name}/{key}": value for key, value in numbers.items() if key != "epoch"}
         accelerator.log(values, step=record["epoch"])
     scores = "  ".join(f"{key} {100 * numbers[key]:.1f}" for key in list(SCORES)[:-1] if key in numbers)
-    if accelerator.is_local_main_process:
+    if accelerator.is_local_main_process and not quiet:
         tqdm.write(f"{task.name} epoch {record['epoch']:3d}/{settings.epochs}  loss {record['loss']:.4f}  {scores}")

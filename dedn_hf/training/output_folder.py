@@ -58,7 +58,7 @@ def locked(folder: Path) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout:
         raise BlockingIOError(
-            f"Another process is training in {folder}. Give another output folder (--output-dir), or wait for its end."
+            f"Another process is training in {folder}. Give another output folder (--out), or wait for its end."
         ) from None
     except OSError as error:
         logger.warning("%s cannot be locked (%s): see that no other training uses it.", folder, error)

@@ -34,7 +34,8 @@ class TrainingSettings:
         feature_views: with cached features, how many views of each training image the cache holds: the plain one, and
             others augmented as above (and with the model's `flip_test` the mirror image), of which training draws one
             at random; 1: no augmented ones.
-        feature_precision: 'float32' or 'bfloat16', in which the frozen backbone computes what is cached.
+        feature_precision: 'float32' or 'bfloat16', in which the frozen backbone computes what is cached, or 'auto': as
+            in the cache that is there, else whichever is faster on this processor. Their numbers differ slightly.
         channels_last: memory layout of the backbone, faster for many convolutional networks.
         select_on: 'val' chooses the epoch on validation classes, then trains on all seen classes for that long; 'test'
             picks the epoch that is best on the test splits (the published protocol); 'last' evaluates the last epoch.
@@ -74,7 +75,7 @@ class TrainingSettings:
     crop_scale: float = 0.4
     jitter: float = 0.0
     feature_views: int = 1
-    feature_precision: Literal["float32", "bfloat16"] = "float32"
+    feature_precision: Literal["auto", "float32", "bfloat16"] = "float32"
     channels_last: bool = False
     select_on: Literal["val", "test", "last"] = "val"
     calibrate: bool = False
@@ -166,17 +167,28 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
             raise ValueError(f"{path}: unknown section {section!r}; use {', '.join(sections)}.")
     preset = {**sections, **{section: values or {} for section, values in preset.items()}}
     variants = preset.pop("variants")
-    changes = []
     if variant is not None:
         if variant not in variants:
             raise ValueError(f"{path} has no variant {variant!r}; it has {', '.join(variants) or 'none'}.")
-        changes += [(section, key, v) for section, part in variants[variant].items() for key, v in part.items()]
-    changes += [_parse_override(text) for text in overrides or []]
-    for section, key, value in changes:
-        if section not in preset:
-            raise ValueError(f"Unknown section {section!r} of {key!r}; use {', '.join(preset)}.")
+        for section, part in variants[variant].items():
+            require_section(section, preset)
+            preset[section].update(part)
+    return apply_overrides(preset, overrides)
+
+
+def apply_overrides(preset: dict, overrides: list[str] | None) -> dict:
+    """The preset with changes such as 'training.epochs=5'. Raises ValueError for text of another form."""
+    preset = {section: dict(values) for section, values in preset.items()}
+    for section, key, value in map(_parse_override, overrides or []):
+        require_section(section, preset)
         preset[section][key] = value
     return preset
+
+
+def require_section(section: str, preset: dict) -> None:
+    """Raise ValueError for a section that presets do not have."""
+    if section not in preset:
+        raise ValueError(f"Unknown section {section!r}; use {', '.join(preset)}.")
 
 
 def preset_names() -> list[str]:

@@ -50,7 +50,7 @@ def why_no_trait(sheet: Sheet, name: str, style: Style, class_column: str) -> st
     if is_unnamed(name):
         return "a running number" if _is_whole_and_different(told) else "it has no name"
     numeric = _share_of_numbers(told) > 0.8
-    words = [word.casefold() for word in _WORDS.findall(name)]
+    words = words_of(name)
     said = {*words, "".join(words), *("".join(words[i : i + 2]) for i in range(len(words)))}
     for what, hints in NO_TRAITS.items():
         hit = said & hints
@@ -77,6 +77,11 @@ def why_no_trait(sheet: Sheet, name: str, style: Style, class_column: str) -> st
     if set(words) & TAXA:
         return "a name of a taxon, which says who is related and not what is seen"
     return _why_no_category(told, words)
+
+
+def words_of(header: str) -> list[str]:
+    """The words of a header, in small letters: 'BLFamilyLatin' has bl, family and latin."""
+    return [word.casefold() for word in _WORDS.findall(header)]
 
 
 def _why_no_category(told: pd.Series, words: Sequence[str]) -> str | None:

@@ -109,6 +109,18 @@ def test_an_answer_below_the_confidence_is_unknown(model, photos, tmp_path):
     assert found.unknown == 9
 
 
+def test_a_precision_decides_on_the_confidence(model, photos, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="trained without thresholds"):
+        classify(model, photos, tmp_path / "answers.csv", precision=0.9)
+    with pytest.raises(ValueError, match="not both"):
+        classify(model, photos, tmp_path / "answers.csv", precision=0.9, min_confidence=0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    monkeypatch.setattr(model.config, "precision_thresholds", [[0.9, 0.3]])
+    classify(model, photos, tmp_path / "answers.csv", precision=0.85)
+    classify(model, photos, tmp_path / "expected.csv", min_confidence=0.3)
+    assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+
+
 def test_several_rows_a_photo_are_ranked(model, photos, tmp_path):
     classify(model, photos, tmp_path / "answers.csv", top_k=3)
     rows = rows_of(tmp_path / "answers.csv")
@@ -116,6 +128,10 @@ def test_several_rows_a_photo_are_ranked(model, photos, tmp_path):
     first = [row for row in rows if row["file"] == rows[0]["file"]]
     assert [row["rank"] for row in first] == ["1", "2", "3"]
     assert sorted(first, key=lambda row: -float(row["confidence"])) == first
+    classify(model, photos, tmp_path / "unsure.csv", top_k=3, min_confidence=1.0)
+    unsure = rows_of(tmp_path / "unsure.csv")[: len(first)]
+    assert [row["answer"] for row in unsure] == ["unknown", *(row["answer"] for row in first[1:])]
+    assert [row["guess"] for row in unsure] == [first[0]["answer"], "", ""]
 
 
 # Candidates ---------------------------------------------------------------------------------------------------------
@@ -147,6 +163,7 @@ def test_a_described_class_takes_part(model, photos, tmp_path):
         ({"classes": ["bird a"]}, "1 class to choose among"),
         ({"candidates": tiny_table()}, "knows 'bird a' already"),
         ({"min_confidence": 2.0}, "between 0 and 1"),
+        ({"precision": -1.0}, "between 0 and 1"),
         ({"top_k": 0}, "1 or more"),
     ],
 )
@@ -191,9 +208,9 @@ def test_a_stopped_classification_goes_on_where_it_was(stop_at, model, photos, t
         classify(model, photos, tmp_path / "answers.csv")
     assert not (tmp_path / "answers.csv").exists()
     monkeypatch.setattr(module.Blocks, "write", write)
-    read = module.PhotoFiles.__getitems__
+    read = module.PhotoBatches.__getitems__
     monkeypatch.setattr(
-        module.PhotoFiles, "__getitems__", lambda self, batch: decoded.extend(batch) or read(self, batch)
+        module.PhotoBatches, "__getitems__", lambda self, batch: decoded.extend(batch) or read(self, batch)
     )
     classify(model, photos, tmp_path / "answers.csv")
     assert decoded == list(range(4 * (stop_at - 1), 10))
@@ -203,7 +220,7 @@ def test_a_stopped_classification_goes_on_where_it_was(stop_at, model, photos, t
 
 def test_an_unfinished_file_of_another_command_is_refused(model, photos, tmp_path, small_blocks, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module.Blocks, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(module, "write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             classify(model, photos, tmp_path / "answers.csv")
     with pytest.raises(ValueError, match="begun with other classes"):
@@ -258,7 +275,7 @@ def test_date_and_camera_are_read_and_damage_is_not_an_error(model, tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "photos" / "b.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x01")
     classify(model, tmp_path / "photos", tmp_path / "answers.csv")
     first, second = rows_of(tmp_path / "answers.csv")
-    assert (first["taken"], first["camera"]) == ("2026:05:01 06:30:00", "Nikon D500")
+    assert (first["taken"], first["camera"]) == ("2026-05-01 06:30:00", "Nikon D500")
     assert not second["taken"] and not second["error"] and second["answer"]
 
 

@@ -533,6 +533,21 @@ def test_after_a_correction_the_title_names_the_new_answer(explanation):
     assert other.ranking[0] == best and "The answer is now" not in other.to_html()
 
 
+def test_below_the_confidence_the_title_says_unknown(model, saved, capsys):
+    sure = explain(model, picture())
+    best = sure.probabilities[sure.ranking[0]]
+    assert not sure.unknown and not sure.to_text().count("Unknown") and sure.to_dict()["answer"] != "unknown"
+    unsure = explain(model, picture(), min_confidence=float(best) + 0.001)
+    said = f"Unknown: {unsure.class_titles[unsure.ranking[0]]} has {best:.1%}, and an answer needs {best + 0.001:.1%}."
+    assert said in unsure.to_text() and f"<title>{said} Why" in unsure.to_html()
+    assert unsure.to_dict()["answer"] == "unknown"
+    command = ["explain", str(saved / "model"), str(saved / "bird.png")]
+    assert main([*command, "--min-confidence", "1"]) == 0
+    assert "Unknown: " in capsys.readouterr().out
+    assert main([*command, "--precision", "0.9"]) == 2
+    assert "trained without thresholds" in capsys.readouterr().err
+
+
 def test_a_picture_is_never_much_higher_than_a_screen(model):
     html = explain(model, picture(4, 400)).to_html()
     assert re.search(r'class="photo" style="width:min\(100%, 0\.28rem\)"', html)

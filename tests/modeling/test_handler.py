@@ -88,6 +88,8 @@ def test_a_grey_image_of_16_bits_is_answered_as_the_one_of_8(handler):
         {},
         {"top_k": 3},
         {"candidate_labels": ["bird b"], "top_k": None},
+        {"min_confidence": 1},
+        {"min_confidence": 0.0, "precision": None},
         {
             "candidate_labels": {
                 "bird a": None,
@@ -184,6 +186,11 @@ def test_formats_that_few_send_and_attackers_like_are_refused(kind, handler):
         ({"top_k": 0}, "top_k"),
         ({"top_k": True}, "top_k"),
         ({"top_k": "3"}, "top_k"),
+        ({"min_confidence": 2}, "min_confidence must be a number between 0 and 1"),
+        ({"min_confidence": float("nan")}, "min_confidence must be a number"),
+        ({"precision": True}, "precision must be a number"),
+        ({"precision": 0.9}, "trained without thresholds"),
+        ({"min_confidence": 0.5, "precision": 0.9}, "not both"),
         ({"candidate_labels": "bird a"}, "a list of class names"),
         ({"candidate_labels": []}, "empty"),
         ({"candidate_labels": ["bird a", "bird a"]}, "twice"),

@@ -2,14 +2,16 @@
 
 import io
 import struct
+import sys
 
 import datasets
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from dedn_hf.data.photos import why_unused
 from dedn_hf.data.transforms import decoded, encoded
 from dedn_hf.modeling.inputs import eight_bit, read_image, upright_rgb
 from dedn_hf.modeling.pipeline_dedn import open_image
@@ -54,6 +56,26 @@ def same_everywhere(content: bytes, folder) -> np.ndarray:
     for other in others:
         np.testing.assert_array_equal(other, first)
     return first
+
+
+def test_a_heic_picture_is_read_where_pillow_heif_is_installed(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pip install pillow-heif")
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make] = 6, "Apple"
+    pillow_heif.from_pillow(PICTURE).save(buffer, exif=exif.tobytes(), quality=90)
+    shown = same_everywhere(buffer.getvalue(), tmp_path)
+    upright = np.asarray(PICTURE.transpose(Image.Transpose.ROTATE_270))
+    assert shown.shape == upright.shape and np.abs(shown.astype(int) - upright).mean() < 6
+    (tmp_path / "IMG_1.HEIC").write_bytes(buffer.getvalue())
+    assert why_unused(str(tmp_path / "IMG_1.HEIC")) is None
+
+
+def test_without_pillow_heif_a_heic_picture_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(OSError, match="pip install pillow-heif"):
+        read_image(b"\0\0\0\x18ftypheic" + bytes(50))
+    with pytest.raises(UnidentifiedImageError):
+        read_image(b"\0\0\0\x18ftypmp42" + bytes(50))
 
 
 # Metadata -----------------------------------------------------------------------------------------------------------

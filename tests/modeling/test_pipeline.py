@@ -145,6 +145,38 @@ def test_with_very_many_classes_the_best_have_the_same_scores(classify, monkeypa
     assert as_dict(answer) == pytest.approx(as_dict(expected), abs=1e-6)
 
 
+def test_below_the_confidence_the_answer_is_unknown_and_says_its_guess(classify):
+    usual = classify(pil_image(), top_k=3)
+    best = usual[0]["score"]
+    unknown = {"label": "unknown", "score": best, "guess": usual[0]["label"]}
+    assert classify(pil_image(), top_k=3, min_confidence=best + 1e-6) == [unknown, *usual[1:]]
+    assert classify(pil_image(), top_k=3, min_confidence=best) == usual
+
+
+def test_a_precision_stands_for_the_confidence_that_was_chosen_for_it(classify, monkeypatch):
+    usual = classify(pil_image())
+    with pytest.raises(ValueError, match="trained without thresholds"):
+        classify(pil_image(), precision=0.9)
+    monkeypatch.setattr(classify.model.config, "precision_thresholds", [[0.5, 0.0], [0.9, 1.0]])
+    assert classify(pil_image(), precision=0.5) == usual
+    assert classify(pil_image(), precision=0.9)[0]["label"] == "unknown"
+    with pytest.raises(ValueError, match="highest on held-out classes is 0.9"):
+        classify(pil_image(), precision=0.99)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"min_confidence": 0.5, "precision": 0.9}, "not both"),
+        ({"min_confidence": 1.5}, "min_confidence is 1.5; it lies between 0 and 1"),
+        ({"precision": -1}, "precision is -1; it lies between 0 and 1"),
+    ],
+)
+def test_a_confidence_that_makes_no_sense_is_refused(parameters, message, classify):
+    with pytest.raises(ValueError, match=message):
+        classify(pil_image(), **parameters)
+
+
 def test_candidates_by_name_share_all_of_the_probability(model, classify):
     names = ["bird c", "bird f"]  # one seen, one unseen
     answer = as_dict(classify(pil_image(), candidate_labels=names))

@@ -254,6 +254,19 @@ def test_a_form_that_is_broken_or_too_large_is_refused(server):
     assert server.classify().status == 200
 
 
+def test_an_answer_may_be_unknown(server, classify):
+    image = base64.b64encode(picture(2, 0)).decode()
+    unknown = classify(picture(2, 0), min_confidence=1.0)
+    assert unknown[0]["label"] == "unknown"
+    body = json.dumps({"inputs": image, "parameters": {"min_confidence": 1.0}})
+    assert server.request(body=body).content == unknown
+    body, content_type = form(("inputs", picture(2, 0)), ("min_confidence", b"1"))
+    assert server.request(body=body, content_type=content_type).content == unknown
+    for query, message in (("min_confidence=much", "a number between"), ("precision=0.9", "without thresholds")):
+        answer = server.request(path=f"/?{query}", body=picture(2, 0), content_type="image/png")
+        assert answer.status == 400 and message in answer.content["error"]
+
+
 def test_parameters_in_the_url_go_with_json_too_but_not_twice(server, classify):
     image = base64.b64encode(picture(2, 0)).decode()
     answer = server.request(path="/?top_k=1", body=json.dumps({"inputs": image}))

@@ -2,9 +2,9 @@
 
 import errno
 import fcntl
-import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from filelock import FileLock
 
 from dedn_hf import DEDNForZeroShot
+from dedn_hf.cli import main
 from dedn_hf.training.experiment import Experiment, run
 from dedn_hf.training.output_folder import LOCK_FILE, sole_use
 from tests.forked import run_worker
@@ -22,7 +23,7 @@ from tests.tiny_runs import image_model, load_tiny
 from tests.tiny_trainings import settings
 
 ROOT = Path(__file__).parents[2]
-OCCUPIED = "Another process is training in .*run. Give another output folder .--output-dir., or wait for its end"
+OCCUPIED = "Another process is training in .*run. Give another output folder .--out., or wait for its end"
 UNTOUCHED = Experiment(lambda _: pytest.fail("data were loaded"), lambda _: pytest.fail("a model was built"))
 HOLD = """
 import os, signal, sys, time
@@ -148,17 +149,13 @@ def test_where_files_cannot_be_locked_a_warning_says_so(accelerator, tmp_path, m
     assert "No locks available): see that no other training uses it" in caplog.text
 
 
-def test_the_example_says_it_in_one_line_and_starts_no_tracker(accelerator, tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("train", ROOT / "examples" / "train.py")
-    train = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train)
-    command = ["train.py", "--config", "shapes", "--cpu"]
+def test_the_command_says_it_in_one_line_and_starts_no_tracker(accelerator, tmp_path, capsys):
+    command = ["train", "--config", "shapes", "--cpu"]
     command += ["--output-dir", str(tmp_path / "run"), "--set", "training.tracker=tensorboard"]
-    monkeypatch.setattr(sys, "argv", command)
     with sole_use(tmp_path / "run", accelerator):
         before = contents(tmp_path / "run")
-        with pytest.raises(BlockingIOError, match=OCCUPIED):
-            train.main()
+        assert main(command) == 2
+        assert re.search(OCCUPIED, capsys.readouterr().err)
         assert contents(tmp_path / "run") == before
 
 

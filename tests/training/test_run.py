@@ -2,13 +2,10 @@
 
 import json
 import math
-import os
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
 import datasets
 import numpy as np
@@ -17,12 +14,11 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from filelock import FileLock
 from safetensors.torch import load_file
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot
-from dedn_hf.data import features as feature_caches
-from dedn_hf.data.features import CachedFeatures, FeatureCache, weights_hash
+from dedn_hf.data.cached import CachedFeatures
+from dedn_hf.data.features import weights_hash
 from dedn_hf.data.sampling import Batches, SeededIndices
 from dedn_hf.data.tasks import test_task as full_task
 from dedn_hf.data.tasks import validation_task
@@ -40,7 +36,6 @@ from tests.tiny_runs import (
     image_data,
     image_model,
     load_tiny,
-    picture,
     tiny_table,
 )
 
@@ -52,6 +47,11 @@ def settings(**changes) -> TrainingSettings:
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def seeded_model(seed: int = 0, **config) -> DEDNForZeroShot:
+    torch.manual_seed(seed)
+    return image_model(**config)
 
 
 def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
@@ -143,152 +143,6 @@ def test_batches_that_cannot_be_drawn_are_refused_with_what_would_do():
         Batches(LABELS, 1, world_size=2)
     with pytest.raises(ValueError, match="batch of 7 from 4 classes has 4 images, fewer than the 5 processes"):
         Batches(LABELS, 7, "class_balanced", world_size=5)
-
-
-# Feature cache ----------------------------------------------------------------------------------------------------
-
-ROWS = [(0, 0), (3, 1), (2, 0), (0, 1), (5, 4)]
-
-
-def seeded_model(seed: int = 0, **config) -> DEDNForZeroShot:
-    torch.manual_seed(seed)
-    return image_model(**config)
-
-
-@pytest.fixture
-def images():
-    return image_data(ROWS)
-
-
-def extracted(model: DEDNForZeroShot, images: datasets.Dataset) -> torch.Tensor:
-    pixels = torch.stack([evaluation_transform(model)(image) for image in images["image"]])
-    with torch.no_grad():
-        return model.eval().extract_features(pixels)
-
-
-@pytest.mark.parametrize(("name", "dtype"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
-def test_cached_features_are_the_backbones_rounded_to_16_bits(images, tmp_path, name, dtype):
-    model = seeded_model()
-    cache = FeatureCache.build(tmp_path / "cache", model, images, dtype=name, batch_size=2, progress=False)
-    assert len(cache) == 5
-    torch.testing.assert_close(cache.read(range(5)), extracted(model, images).to(dtype))
-    assert cache.read([0]).dtype == dtype
-
-
-def test_features_are_found_by_the_name_of_the_file(images, tmp_path):
-    model = seeded_model()
-    cache = FeatureCache.build(tmp_path / "cache", model, images, progress=False)
-    files = ["bird f/4.png", "bird a/0.png"]
-    batch = CachedFeatures([cache], files, [5, 0]).__getitems__([1, 0])
-    assert batch["labels"].tolist() == [0, 5]
-    expected = extracted(model, images)[[0, 4]]
-    torch.testing.assert_close(batch["features"].float(), expected, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="no features of 1 files, first 'bird z/1.png'"):
-        cache.rows(["bird a/0.png", "bird z/1.png"])
-
-
-def test_a_cache_is_opened_again_without_the_backbone(images, tmp_path, monkeypatch):
-    built = FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), images, progress=False)
-    monkeypatch.setattr(DEDNForZeroShot, "extract_features", lambda *_: pytest.fail("the backbone ran"))
-    opened = FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), images)
-    assert torch.equal(opened.read(range(5)), built.read(range(5)))
-
-
-def test_a_cache_that_another_process_is_making_is_waited_for(images, tmp_path, monkeypatch):
-    waiting = Event()
-    monkeypatch.setattr(
-        feature_caches.logger, "warning", lambda text, _: waiting.set() if "is making" in text else None
-    )
-    with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / "cache.lock"):
-        found = pool.submit(FeatureCache.open_or_build, tmp_path / "cache", seeded_model(), images, progress=False)
-        assert waiting.wait(60)
-        built = FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
-        monkeypatch.setattr(DEDNForZeroShot, "extract_features", lambda *_: pytest.fail("the backbone ran"))
-    assert torch.equal(found.result().read(range(5)), built.read(range(5)))
-
-
-OTHERS = {
-    "backbone": {"backbone": "test_resnet", "feature_source": "head"},
-    "weights": {"seed": 1},
-    "preprocessing": {"image_size": 96},
-}
-
-
-@pytest.mark.parametrize("what", OTHERS)
-def test_a_cache_of_something_else_is_refused_and_the_message_says_what_differs(images, tmp_path, what):
-    FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
-    with pytest.raises(ValueError, match=f"made from something else: .*{what} is .*, not .*another folder"):
-        FeatureCache.open_or_build(tmp_path / "cache", seeded_model(**OTHERS[what]), images)
-
-
-def test_a_cache_of_other_images_or_another_dtype_is_refused(images, tmp_path):
-    FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
-    with pytest.raises(ValueError, match="contents is .*; files is "):
-        FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), image_data(ROWS[:4]))
-    with pytest.raises(ValueError, match='dtype is "float16", not "bfloat16"'):
-        FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), images, dtype="bfloat16")
-
-
-def test_a_file_that_changed_is_noticed(tmp_path):
-    path = tmp_path / "bird.png"
-    path.write_bytes(picture(0, 0))
-    features = datasets.Features({"image": datasets.Image(), "file": datasets.Value("string")})
-    images = datasets.Dataset.from_dict({"image": [str(path)], "file": ["bird.png"]}, features)
-    FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
-    FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), images)
-    os.utime(path, ns=(1, 1))  # the same photo, copied anew
-    FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), images)
-    path.write_bytes(picture(1, 0))
-    with pytest.raises(ValueError, match="something else: contents is"):
-        FeatureCache.open_or_build(tmp_path / "cache", seeded_model(), images)
-
-
-def test_a_damaged_cache_is_refused(images, tmp_path):
-    folder = tmp_path / "cache"
-    cache = FeatureCache.build(folder, seeded_model(), images, progress=False)
-    content = (folder / "features.bin").read_bytes()
-    assert len(content) == 2 * cache.read(range(5)).numel()
-    (folder / "features.bin").write_bytes(content[:-1])
-    with pytest.raises(ValueError, match="features.bin is not the .* bytes.*Delete"):
-        FeatureCache(folder)
-    (folder / "cache.json").write_text("{")
-    with pytest.raises(ValueError, match="cache.json is damaged"):
-        FeatureCache(folder)
-
-
-def test_an_interrupted_build_leaves_nothing_that_opens_and_works_when_it_is_run_again(images, tmp_path, monkeypatch):
-    folder, original, calls = tmp_path / "cache", DEDNForZeroShot.extract_features, []
-
-    def interrupted(self, pixels):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return original(self, pixels)
-
-    monkeypatch.setattr(DEDNForZeroShot, "extract_features", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        FeatureCache.build(folder, seeded_model(), images, batch_size=2, progress=False)
-    for place in (folder, tmp_path / "cache.partial"):
-        with pytest.raises(FileNotFoundError, match="no finished feature cache"):
-            FeatureCache(place)
-    cache = FeatureCache.open_or_build(folder, seeded_model(), images, batch_size=2, progress=False)
-    torch.testing.assert_close(cache.read(range(5)), extracted(seeded_model(), images).half())
-    assert not (tmp_path / "cache.partial").exists()
-
-
-def test_what_cannot_be_cached_is_refused(images, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="float16 or bfloat16, not 'float32'"):
-        FeatureCache.build(tmp_path / "cache", seeded_model(), images, dtype="float32")
-    with pytest.raises(ValueError, match="names an image twice"):
-        FeatureCache.build(tmp_path / "cache", seeded_model(), image_data(ROWS + ROWS[:1]))
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").touch()
-    with pytest.raises(FileExistsError, match="not empty"):
-        FeatureCache.build(tmp_path / "full", seeded_model(), images)
-    monkeypatch.setattr(DEDNForZeroShot, "extract_features", lambda self, pixels: torch.full((len(pixels), 1), 1e6))
-    with pytest.raises(ValueError, match="float16's range.*bfloat16"):
-        FeatureCache.build(tmp_path / "cache", seeded_model(), images, progress=False)
-    assert (tmp_path / "full" / "thesis.tex").exists()
 
 
 # Tasks and transforms ---------------------------------------------------------------------------------------------
@@ -742,10 +596,10 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(accelerator, tmp_pat
     accelerator.free_memory()
     report = training.report
 
-    def interrupt(accelerator, settings, task, record):
+    def interrupt(accelerator, settings, task, record, *quiet):
         if (task.name, record["epoch"]) == where:
             raise Interruption
-        report(accelerator, settings, task, record)
+        report(accelerator, settings, task, record, *quiet)
 
     with monkeypatch.context() as patched, pytest.raises(Interruption):
         patched.setattr(training, "report", interrupt)
@@ -820,7 +674,7 @@ def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interrup
         return {**found, "H": scores.pop(0)}, logits, labels
 
     def interrupt(*arguments):
-        if arguments[-1]["epoch"] == 3:
+        if arguments[3]["epoch"] == 3:
             raise Interruption
         report(*arguments)
 
@@ -1002,7 +856,7 @@ def test_cached_views_differ_from_the_plain_one_and_are_the_same_every_time(acce
         given = experiment(tmp_path, features=tmp_path / name)
         caches[name] = open_caches(given, seeded_model(), views(num_workers=2 if name == "b" else 0), accelerator)
     assert [len(cache) for cache in caches["a"]] == [35, 20, 20]
-    rows = caches["a"][0].rows(caches["a"][1].identity["files"])
+    rows = caches["a"][0].rows(load_tiny()[0]["train"]["file"])
     plain, first, second = caches["a"][0].read(rows), caches["a"][1].read(range(20)), caches["a"][2].read(range(20))
     assert not torch.equal(first, second) and not torch.equal(plain, first)
     for cache, again in zip(caches["a"], caches["b"], strict=True):
@@ -1048,7 +902,7 @@ def test_workers_that_load_images_change_no_bit_also_after_an_interruption(
     report = training.report
 
     def interrupt(*arguments):
-        if arguments[-1]["epoch"] == 2:
+        if arguments[3]["epoch"] == 2:
             raise Interruption
         report(*arguments)
 
@@ -1098,9 +952,9 @@ def test_a_batch_keeps_its_order_whatever_the_views(accelerator, tmp_path):
 def test_views_made_otherwise_are_refused(accelerator, tmp_path):
     given = experiment(tmp_path)
     open_caches(given, seeded_model(), views(), accelerator)
-    with pytest.raises(ValueError, match="view-1 was made from something else: view"):
+    with pytest.raises(ValueError, match="view-1 does not fit.* views .* in another way: crop_scale 0.4, not 0.9"):
         open_caches(given, seeded_model(), views(crop_scale=0.9), accelerator)
-    with pytest.raises(ValueError, match='precision is "float32", not "bfloat16"'):
+    with pytest.raises(ValueError, match="another precision of computing: float32, not bfloat16"):
         open_caches(given, seeded_model(), views(feature_precision="bfloat16"), accelerator)
 
 

@@ -1,0 +1,144 @@
+"""From pixels to rows of answers, among the classes that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from dedn_hf.classify.answers import COLUMNS, TOP_K_COLUMNS
+from dedn_hf.classify.rollup import Rollup
+from dedn_hf.explain.names import find_name, spoken, spoken_class
+from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.modeling.pipeline_dedn import UNKNOWN
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+TELLING = 3  # attributes in an answer
+
+
+def candidate_classes(
+    table: AttributeTable, classes: Sequence[str] | None, exclude: Sequence[str], candidates: AttributeTable | None
+) -> AttributeTable:
+    """The classes to choose among: those of the model that are named, and those that are described.
+
+    Raises ValueError for an unknown name, a described class that the model knows, or fewer than two candidates.
+    """
+    names = table.class_names
+
+    def known(name: str) -> str:
+        return names[find_name(name, names, spoken_class, "class")]
+
+    left_out = set(map(known, exclude))
+    chosen = [
+        name for name in (names if classes is None else dict.fromkeys(map(known, classes))) if name not in left_out
+    ]
+    if candidates is not None:
+        table = joined(table, candidates)
+        chosen += candidates.class_names
+    if len(chosen) < 2:
+        raise ValueError(f"There is {len(chosen)} class to choose among; give two at least.")
+    return table.select(chosen)
+
+
+def joined(table: AttributeTable, more: AttributeTable) -> AttributeTable:
+    """Both tables' classes, with the first one's attributes; those of `more` count as unseen."""
+    twice = sorted(set(table.class_names) & set(more.class_names))
+    if twice:
+        raise ValueError(f"The model knows {twice[0]!r} already. Rename the described class, or leave it out.")
+    more = more.select_attributes(table.attribute_names)
+    return table.replace(
+        class_names=table.class_names + more.class_names,
+        class_attributes=[*table.class_attributes, *more.class_attributes],
+        roles=table.roles + ["unseen"] * len(more),
+    )
+
+
+class Scorer:
+    """Turns pixels into rows of answers.
+
+    Args:
+        table: the K' classes to choose among. threshold: the confidence below which no class is the answer. rollup:
+            of such a photo to a group of classes, if any. top_k: so many rows a photo.
+    """
+
+    def __init__(
+        self,
+        model: DEDNForZeroShot,
+        table: AttributeTable,
+        threshold: float = 0.0,
+        rollup: Rollup | None = None,
+        top_k: int | None = None,
+    ) -> None:
+        self.model, self.table = model.eval(), table
+        self.threshold, self.rollup, self.top_k = threshold, rollup, top_k
+        attributes = torch.from_numpy(table.class_attributes).to(model.device, model.dtype)
+        self.directions = model.normalized_class_attributes(attributes)
+        self.attribute_names = [spoken(name) for name in table.attribute_names]
+
+    @torch.no_grad()
+    def rows(self, described: Sequence[dict], pixels: torch.Tensor | None) -> list[dict]:
+        """The rows of one batch: what is said of each photo, with the answers where it has no error."""
+        answers = iter([] if pixels is None else self._answers(pixels.to(self.model.device)))
+        columns = COLUMNS if self.top_k is None else TOP_K_COLUMNS
+        empty, found = dict.fromkeys(columns), []
+        for about in described:
+            for rank, answer in enumerate([{}] if about["error"] else next(answers)):
+                found.append({**empty, **answer, **about})
+                if rank:
+                    found[-1].pop("thumbnail", None)  # once is enough
+        return found
+
+    def _answers(self, pixels: torch.Tensor) -> Iterator[list[dict]]:
+        scores = self.model.score_attributes(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
+        probabilities = self.model.probabilities(self.model.score_classes(scores, self.table))
+        values, labels = probabilities.sort(dim=1, descending=True, stable=True)
+        telling = self._telling(scores, labels)
+        probabilities, values, labels = probabilities.cpu(), values.tolist(), labels.tolist()
+        for image, (value, label) in enumerate(zip(values, labels, strict=True)):
+            if self.top_k is not None:
+                yield [self._ranked_row(rank, value, label) for rank in range(min(self.top_k, len(label)))]
+                continue
+            names = self.table.class_names
+            yield [
+                {
+                    **self._answer(value[0], names[label[0]], probabilities[image]),
+                    "second": names[label[1]],
+                    "second_confidence": round(value[1], 6),
+                    "margin": round(value[0] - value[1], 6),
+                    "learned_from": self._source(label[0]),
+                    "attributes": telling[image],
+                }
+            ]
+
+    def _answer(self, value: float, best: str, probabilities: torch.Tensor) -> dict:
+        """Answer, level and confidence: the best class, or a group that is sure enough, or 'unknown'."""
+        if value >= self.threshold:
+            return {"answer": best, "level": "class", "confidence": round(value, 6)}
+        group = self.rollup and self.rollup.answer(probabilities)
+        answer, level, confidence = group or (UNKNOWN, None, value)
+        return {"answer": answer, "level": level, "confidence": round(confidence, 6), "guess": best}
+
+    def _ranked_row(self, rank: int, value: list[float], label: list[int]) -> dict:
+        name, unsure = self.table.class_names[label[rank]], rank == 0 and value[0] < self.threshold
+        return {
+            "rank": rank + 1,
+            "answer": UNKNOWN if unsure else name,
+            "confidence": round(value[rank], 6),
+            "guess": name if unsure else None,
+            "learned_from": self._source(label[rank]),
+        }
+
+    def _source(self, label: int) -> str:
+        return "photos" if self.table.seen[label] else "description"
+
+    def _telling(self, scores: torch.Tensor, labels: torch.Tensor) -> list[str]:
+        """The attributes that add most to the lead of the best class over the second, of each photo."""
+        adds = scores * (self.directions[labels[:, 0]] - self.directions[labels[:, 1]])
+        values, attributes = adds.topk(min(TELLING, adds.shape[1]), dim=1)
+        return [
+            "; ".join(self.attribute_names[a] for a, v in zip(of_photo, added, strict=True) if v > 0)
+            for of_photo, added in zip(attributes.tolist(), values.tolist(), strict=True)
+        ]

@@ -1,0 +1,234 @@
+"""dedn train: from photos and a table of traits to a tested model."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dedn_hf.cli.check import add_reading_arguments, kinds_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from dedn_hf.modeling.attribute_table import AttributeTable
+    from dedn_hf.training.experiment import Experiment
+    from dedn_hf.training.settings import TrainingSettings
+
+
+def add_train(commands: argparse._SubParsersAction) -> None:
+    """dedn train: from photos and a table of traits to a tested model."""
+    parser = commands.add_parser(
+        "train",
+        help="train a model on photos and a table of traits, and test it",
+        description="Checks photos and table, says what it will do and about how long it takes, chooses settings on "
+        "seen classes that are held out, trains on all of them, tests, and saves a model with its card. After a stop, "
+        "the same command goes on. On several GPUs: accelerate launch -m dedn_hf train ... Researchers give a preset "
+        "in place of photos and table: dedn train --preset cub --data-dir data --out runs/cub.",
+    )
+    parser.add_argument(
+        "photos", nargs="?", metavar="PHOTOS", help="folder with one folder a class, or a list of files"
+    )
+    parser.add_argument("--traits", metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    parser.add_argument("--out", "--output-dir", required=True, metavar="MODEL", help="folder for the trained model")
+    parser.add_argument(
+        "--effort", choices=("quick", "normal", "best"), help="how much to try: time against accuracy (default normal)"
+    )
+    parser.add_argument("--backbone", metavar="NAME", help="any timm model (default tf_efficientnet_lite0)")
+    parser.add_argument("--weights", metavar="FILE", help="file of backbone weights, in place of timm's download")
+    parser.add_argument(
+        "--start-from", metavar="MODEL", help="go on with a saved model, such as after new photos of described classes"
+    )
+    parser.add_argument(
+        "--features",
+        "--features-dir",
+        metavar="DIR",
+        help="folder for the photos' features, which further trainings use again (default: MODEL-features; with a "
+        "preset: none)",
+    )
+    add_reading_arguments(parser)
+    preset = parser.add_argument_group("presets")
+    preset.add_argument("--preset", "--config", metavar="NAME", help="name of a preset, or a YAML file")
+    preset.add_argument("--variant", metavar="NAME", help="variant of the preset, e.g. zsl")
+    preset.add_argument("--data", metavar="NAME", help="data set in place of the preset's, or a prepared folder")
+    preset.add_argument("--data-dir", metavar="DIR", help="folder of its images")
+    preset.add_argument("--select-on", choices=("val", "test", "last"), help="see TrainingSettings.select_on")
+    preset.add_argument("--seed", type=int, metavar="N", help="another seed, another training (default 0)")
+    preset.add_argument("--cpu", action="store_true", help="train on the CPU, also where there is a GPU")
+    preset.add_argument(
+        "--set", nargs="*", dest="changes", metavar="SECTION.KEY=VALUE", help="change settings, training.epochs=5"
+    )
+    parser.set_defaults(run=run_train)
+
+
+READING = ("names", "name_column", "use", "ignore", "kinds", "sheet")
+
+
+def run_train(out: str, cpu: bool = False, **given: Any) -> None:
+    """Train and say what came out. Raises as `dedn_hf.training.run`."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    from dedn_hf.training.experiment import run
+    from dedn_hf.training.output_folder import require_unfinished
+    from dedn_hf.training.settings import TrainingSettings
+
+    if not given.get("photos") and not given.get("preset"):
+        raise ValueError("Give PHOTOS and --traits FILE, or --preset NAME.")
+    require_unfinished(Path(out))
+    own = not given.get("preset")
+    preset, features = own_preset(out, **given) if own else named_preset(**given)
+    settings = TrainingSettings.from_dict(preset["training"])
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=settings.mixed_precision,
+        log_with=settings.tracker,
+        project_dir=out,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    experiment = experiment_of(preset, features)
+    with nothing_said_twice() if own else nullcontext():
+        if own:
+            experiment.bar = announce(experiment, settings, accelerator)
+        record = run(experiment, settings, out, accelerator)
+    accelerator.end_training()
+    if accelerator.is_main_process:
+        if own:
+            experiment.bar.close()
+        report(record, out, given.get("photos"))
+
+
+@contextmanager
+def nothing_said_twice() -> Iterator[None]:
+    """Within `with`, no warnings about photos and table, which the check has given, and no bars but one for all."""
+    import datasets
+
+    data, bars = logging.getLogger("dedn_hf.data"), not datasets.are_progress_bars_disabled()
+    before = data.level
+    data.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        data.setLevel(before)
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def named_preset(preset: str, variant: str | None = None, changes: list[str] | None = None, **given: Any) -> tuple:
+    """A preset with the options of the command line, and the folder for features or None."""
+    from dedn_hf.training.settings import read_preset
+
+    found = read_preset(preset, variant, changes)
+    own = given.get("photos")
+    for section, key, value in (
+        ("training", "select_on", given.get("select_on")),
+        ("training", "seed", given.get("seed")),
+        ("data", "name", "folder" if own and not given.get("data") else given.get("data")),
+        ("data", "data_dir", own or given.get("data_dir")),
+        ("data", "csv", given.get("traits")),
+        ("model", "backbone", given.get("backbone")),
+        ("model", "pretrained", given.get("weights")),
+        *(("data", name, reading_of(given).get(name)) for name in READING),
+    ):
+        if value is not None:
+            found[section][key] = value
+    return found, given.get("features")
+
+
+def reading_of(given: dict) -> dict:
+    """The arguments of `read_traits` among those of the command line."""
+    found = {name: given[name] for name in READING if given.get(name) is not None}
+    if "kinds" in found:
+        found["kinds"] = kinds_of(found["kinds"])
+    return found
+
+
+def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -> tuple:
+    """A preset for these photos, after `dedn check` has looked at them, and the folder for features."""
+    from dedn_hf.cli.check import run_check
+    from dedn_hf.data.loading import load
+    from dedn_hf.training.automatic import automatic_preset, continued
+    from dedn_hf.training.settings import apply_overrides
+
+    if traits is None:
+        raise ValueError("Give --traits FILE, the table that describes the classes.")
+    run_check(photos, traits, given.get("kinds"), **{k: v for k, v in reading_of(given).items() if k != "kinds"})
+    data = {"name": "folder", "data_dir": photos, "csv": traits, **reading_of(given)}
+    with nothing_said_twice():
+        splits, table = load(**data)
+    preset = automatic_preset(
+        data,
+        images=len(splits["train"]),
+        seen_classes=int(table.seen.sum()),
+        **{name: given[name] for name in ("effort", "backbone", "weights") if given.get(name)},
+    )
+    if given.get("start_from"):
+        preset = continued(preset, given["start_from"])
+    for key in ("select_on", "seed"):
+        if given.get(key) is not None:
+            preset["training"][key] = given[key]
+    if preset["training"].get("select_on") != "val":
+        preset["training"].update(calibrate=False, folds=0)
+    return apply_overrides(preset, given.get("changes")), given.get("features") or f"{out.rstrip('/')}-features"
+
+
+def experiment_of(preset: dict, features: str | None) -> Experiment:
+    """The experiment of a preset."""
+    from dedn_hf.training.experiment import Experiment
+
+    return Experiment.from_preset(preset, features)
+
+
+def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Accelerator) -> Any:
+    """Say what will be done and about how long it takes; the progress bar for all of it."""
+    from dedn_hf.data.tasks import fold_tasks
+    from dedn_hf.training.experiment import new_model
+    from dedn_hf.training.plan import JointBar, measure, plan_of
+
+    splits, table = experiment.load(False)
+    model = new_model(experiment, table, settings).to(accelerator.device)
+    trainings = len(fold_tasks(splits, table, settings.folds)) if settings.folds else 0
+    seconds = measure(model, splits["train"], settings)
+    plan = plan_of(splits, settings, trainings, seconds, model.config.flip_test)
+    if accelerator.is_main_process:
+        print(f"\nTraining on {accelerator.device.type.upper()} with {model.config.backbone}:")
+        print(f"  {describe_classes(table)}")
+        if trainings:
+            print(f"  {trainings} trainings in which some of the known classes play the unseen ones, to choose by")
+        for line in plan.describe():
+            print(f"  {line}")
+    return JointBar(plan, silent=not accelerator.is_main_process)
+
+
+def describe_classes(table: AttributeTable) -> str:
+    """One line: how many classes are learned from photos, and how many are described only."""
+    seen = int(table.seen.sum())
+    rest = (
+        f", {len(table) - seen} only described" if seen < len(table) else ", none only described: a plain classifier"
+    )
+    return f"{seen} classes learned from photos{rest}"
+
+
+def report(record: dict, out: str, photos: str | None) -> None:
+    """The scores, with what guessing would give, and what to type next."""
+    from dedn_hf.metrics.scores import SCORES, percent
+
+    results, classes = record["results"], record["data"]["classes"]
+    print(f"{record['protocol']}\nepoch {results['epoch']}: ", end="")
+    print("  ".join(f"{key} {percent(results[key])}" for key in SCORES))
+    total = sum(classes.values())
+    for key, meaning, candidates in (
+        ("T1", "photos of classes it never saw, among these classes", classes["unseen"]),
+        ("U", "the same photos, among all classes", total),
+        ("S", "new photos of classes it has learned, among all classes", total),
+    ):
+        if results[key] is not None:
+            print(f"  {percent(results[key]):>5} % right: {meaning} (guessing: {percent(1 / candidates)} %)")
+    print(f"The model and its card are in {out}. Next:")
+    if photos:
+        print(f"  dedn evaluate {out} {photos}")
+    print(f"  dedn classify {out} NEW-PHOTOS --out answers.csv")
+    print(f"  dedn explain {out} NEW-PHOTOS/ONE.jpg --out why.html")

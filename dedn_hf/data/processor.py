@@ -1,0 +1,89 @@
+"""Backbones at the speed that the processor has: memory is kept, layout and precision are the fastest."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+PICTURES, ROUNDS = 4, 2  # to measure a precision with
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Let this process keep memory that it frees, for its next tensors; whether the C library can.
+
+    glibc gives every freed activation back to the system and fetches it anew, page by page, which takes most of the
+    time of a convolutional backbone on a CPU. It holds for the whole process, and for processes forked from it. The
+    process then keeps the memory of its peak. Only for glibc, and no number changes.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return all(libc.mallopt(option, 2**31 - 1) for option in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD))
+
+
+@contextmanager
+def at_full_speed(model: DEDNForZeroShot) -> Iterator[None]:
+    """Within `with`, the model is channels-last, which is faster for convolutions, and freed memory is kept.
+
+    Sums are added up in another order, which changes the last digits.
+    """
+    keep_freed_memory()
+    model.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+
+
+def faster_precision(model: DEDNForZeroShot) -> str:
+    """'bfloat16' where the device has instructions for it and a few pictures are faster in it, else 'float32'."""
+    if not computes_bfloat16(model.device):
+        return "float32"
+    with at_full_speed(model):
+        seconds = {precision: seconds_of(model.eval(), precision) for precision in ("float32", "bfloat16")}
+    return min(seconds, key=seconds.get)
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16. Elsewhere it is emulated, ten times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:  # not Linux
+        return False
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@torch.no_grad()
+def seconds_of(model: DEDNForZeroShot, precision: str) -> float:
+    """Shortest time of some rounds of a few pictures through the backbone, after a first one."""
+    size = model.config.image_size
+    pixels = torch.zeros(PICTURES, 3, size, size, device=model.device).to(memory_format=torch.channels_last)
+    seconds = []
+    for _ in range(1 + ROUNDS):
+        start = time.perf_counter()
+        with computing_in(precision, model.device):
+            model.extract_features(pixels).float().cpu()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def computing_in(precision: str, device: torch.device) -> torch.autocast:
+    """Within `with`, the backbone computes in 'float32' or 'bfloat16'."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")

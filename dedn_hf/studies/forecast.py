@@ -1,0 +1,142 @@
+"""What to expect of classes without photos, before any training: classes with photos are held out and only described.
+
+The probe is ESZSL on pooled features. Seen classes play the unseen ones in turn, as many at a time as there are unseen
+classes, because more candidates are harder. What is left to learn from is then fewer classes than a training will have.
+Two sizes are measured, and the scores are taken further along the logarithm of the number of classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dedn_hf.metrics.scores import harmonic_mean
+from dedn_hf.studies.baselines import chance, folds_of
+from dedn_hf.studies.pooled import PooledPhotos
+from dedn_hf.studies.probes import ESZSL
+from dedn_hf.studies.trials import Trial, choose, hold_out_classes
+from dedn_hf.studies.visibility import Pair, Visible, likely_confusions, visible_traits
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.attribute_table import AttributeTable
+
+FORECAST = ("T1", "U", "S", "H")
+LEAST_CLASSES = 4  # with photos
+LEAST_TRIALS, MOST_TRIALS = 24, 100  # enough for a steady mean, and for patience
+FEWER = 2 / 3  # share of the classes that the second, smaller size learns from
+
+
+@dataclass
+class Forecast:
+    """What to expect.
+
+    Args:
+        seen, unseen: numbers of classes. held_out: classes that played the unseen ones at a time, in so many trials.
+        expected, spread: T1, U, S and H, 0..1, and the standard deviation of one set of unseen classes around them.
+        guessing: the same scores of guessing. per_doubling: what T1 gains when twice as many classes have photos.
+        traits: every attribute and how well the photos show it. pairs: classes likely to be confused, likeliest first.
+    """
+
+    seen: int
+    unseen: int
+    held_out: int
+    trials: int
+    expected: dict[str, float]
+    spread: dict[str, float]
+    guessing: dict[str, float]
+    per_doubling: float
+    traits: list[Visible] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+
+
+def forecast(photos: PooledPhotos, table: AttributeTable) -> Forecast:
+    """What ESZSL would reach on the unseen classes of the table, as far as its seen classes tell.
+
+    Args:
+        photos: of seen classes, pooled, labelled by rows of the table. Where the table has no unseen class, the
+            forecast is for a fifth as many as there are classes with photos, described later.
+
+    Raises:
+        ValueError: fewer than four classes with photos.
+    """
+    seen = np.unique(photos.labels)
+    if len(seen) < LEAST_CLASSES:
+        raise ValueError(
+            f"A forecast needs {LEAST_CLASSES} classes with photos, of which some play the unseen ones; there are "
+            f"{len(seen)}."
+        )
+    unseen = int((~table.seen).sum()) or max(2, round(len(seen) / 5))
+    folds = folds_of(photos, table)
+    setting, _ = choose(ESZSL, photos, photos.held_out(), table.class_attributes, folds)
+    at_a_time = min(unseen, len(seen) // 2)
+    rest = len(seen) - at_a_time
+    trials = hold_out_in_turn(photos, table, setting, at_a_time, rest)
+    measured = accuracies(trials, unseen)
+    per_doubling = np.zeros(3)
+    if (fewer := max(2, round(FEWER * rest))) < rest:
+        with_fewer = accuracies(hold_out_in_turn(photos, table, setting, at_a_time, fewer), unseen)
+        per_doubling = (measured - with_fewer).mean(axis=0) / math.log2(rest / fewer)
+    expected = (measured.mean(axis=0) + per_doubling * math.log2(len(seen) / rest)).clip(0, 1).tolist()
+    measured = np.column_stack([measured, [harmonic_mean(u, s) for _, u, s in measured]])
+    # What is measured on the classes that are there is itself a sample, of so many sets of classes.
+    spread = measured.std(axis=0, ddof=1) * math.sqrt(1 + at_a_time / len(seen))
+    traits = visible_traits(photos, table, folds)
+    return Forecast(
+        seen=len(seen),
+        unseen=unseen,
+        held_out=at_a_time,
+        trials=len(trials),
+        expected=dict(zip(FORECAST, [*expected, harmonic_mean(*expected[1:])], strict=True)),
+        spread=dict(zip(FORECAST, spread.tolist(), strict=True)),
+        guessing={name: chance(len(seen), unseen)[name] for name in FORECAST},
+        per_doubling=float(per_doubling[0]),
+        traits=traits,
+        pairs=likely_confusions(table, traits, trials),
+    )
+
+
+def hold_out_in_turn(
+    photos: PooledPhotos, table: AttributeTable, setting: tuple, at_a_time: int, learned: int
+) -> list[Trial]:
+    """Trials in each of which other classes are held out, until each was, and there are enough trials.
+
+    The constant on the scores of unseen classes is in their logits: the mean of what is best for the other trials.
+
+    Args:
+        at_a_time: classes held out. learned: classes to learn from, drawn from the others.
+    """
+    seen, tested, trials = np.unique(photos.labels), photos.held_out(), []
+    for held_out in sets_of(seen, at_a_time):
+        others = np.random.default_rng(len(trials)).permutation(np.setdiff1d(seen, held_out))[:learned]
+        trials += hold_out_classes(ESZSL, photos, tested, table.class_attributes, np.sort(others), held_out, [setting])
+    best = np.array([trial.best_constant() for trial in trials])
+    others = (best.sum() - best) / (len(best) - 1)
+    return [trial.shifted(constant) for trial, constant in zip(trials, others, strict=True)]
+
+
+def sets_of(classes: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Sets of classes to hold out: whole rounds, each with every class, and no more than `MOST_TRIALS`."""
+    random, in_a_round = np.random.default_rng(0), math.ceil(len(classes) / size)
+    for number in range(min(MOST_TRIALS, in_a_round * math.ceil(LEAST_TRIALS / in_a_round))):
+        if number % in_a_round == 0:
+            order = random.permutation(classes)
+        start = size * (number % in_a_round)
+        yield np.sort(order.take(range(start, start + size), mode="wrap"))
+
+
+def accuracies(trials: Sequence[Trial], unseen: int) -> np.ndarray:
+    """T1, U and S of each trial (trials x 3), with as many unseen classes as given.
+
+    With more than were held out, each falls as a power of the number, as it does between one of them and all of them.
+    """
+    measured = np.array([trial.accuracies(int((~trial.seen).sum())) for trial in trials])
+    held_out = int((~trials[0].seen).sum())
+    if unseen <= held_out:
+        return measured
+    with_one = np.array([trial.accuracies(1) for trial in trials]).mean(axis=0)
+    exponent = np.log(np.maximum(measured.mean(axis=0), 1e-6) / np.maximum(with_one, 1e-6)) / math.log(held_out)
+    return measured * (unseen / held_out) ** exponent
