@@ -14,13 +14,14 @@ from dedn_hf.data.base import abbreviate
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 from dedn_hf.traits import matching, read_traits
-from dedn_hf.traits.wording import columns_of, described_columns, filled_from, in_words, traits_of
+from dedn_hf.traits.wording import columns_of, described_columns, filled_from, fills_of, in_words
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 SAME = 0.9999  # cosine; nothing sets the classes apart
-NEAREST, TELLING = 3, 4  # classes and traits that are named
+AVERAGE = 0.25  # share of the seen classes that are as near to the average class; see docs/describing.md
+NEAREST, TELLING, SHOWN = 3, 4, 12  # classes, and traits, that are named
 
 
 @dataclass
@@ -43,9 +44,11 @@ class Described:
     """A class that was described, and what to know about it; `str` gives a few lines.
 
     Args:
-        name: of the class. is_new: False where the model knew the class. traits: column -> value, in words.
+        name: of the class. is_new: False where the model knew the class. traits: column -> value, in words; many of
+            them with the most special first.
         left_out: columns that are not described, so that the class is average in them. nearest: the classes that it
-            is most likely confused with. warnings: what will spoil its answers, and what to say besides.
+            is most likely confused with. warnings: what will spoil its answers, and what to say besides. photos: how
+            many it was described by.
     """
 
     name: str
@@ -54,10 +57,14 @@ class Described:
     left_out: list[str]
     nearest: list[Neighbour]
     warnings: list[str] = field(default_factory=list)
+    photos: int = 0
 
     def __str__(self) -> str:
-        lines = [f"{self.name}, {'a new class' if self.is_new else 'changed'}:"]
-        lines += [f"  {spoken(name)}: {value}" for name, value in self.traits.items()]
+        seen_in = f", from {self.photos} photo{'s' * (self.photos > 1)} too" if self.photos else ""
+        lines = [f"{self.name}, {'a new class' if self.is_new else 'changed'}{seen_in}:"]
+        lines += [f"  {spoken(name)}: {value}" for name, value in list(self.traits.items())[:SHOWN]]
+        if len(self.traits) > SHOWN:
+            lines.append(f"  and {len(self.traits) - SHOWN} more traits, which are less special")
         if self.left_out:
             lines.append(f"  not described, so average: {abbreviate([spoken(name) for name in self.left_out], 8)}")
         lines.append("  nearest classes (1 would be the same):")
@@ -86,19 +93,18 @@ def described_row(
             average class. traits: a table of traits with a row for it; `description` overrules that.
 
     Raises:
-        ValueError: an unknown class, trait or value; nothing is described. FileNotFoundError: no such file.
+        ValueError: an unknown class, trait or value; a new class of which nothing is said.
+        FileNotFoundError: no such file.
     """
     known = known_name(table, name)
     start = like if like is None else table.class_names[find_name(like, table.class_names, spoken_class, "class")]
     start, base = start or known, table
     if start is not None:
         base = filled_from(table, table.class_attributes[table.class_names.index(start)])
-    if like is not None and traits is None and not description:
-        raise ValueError(f"{name!r} would be the same as {start!r}. Say what sets it apart: --set TRAIT=VALUE.")
     if traits is not None:
         base = filled_from(base, row_of(read_traits(traits, like=base), name))
-        if not description:
-            return known or name, np.array([trait["fill"] for trait in base.traits], dtype=np.float32)
+    if not description and base is not table:
+        return known or name, fills_of(base)
     return known or name, base.describe(name, description)
 
 
@@ -138,14 +144,19 @@ def with_classes(table: AttributeTable, rows: Mapping[str, np.ndarray]) -> Attri
 # What a class is confused with --------------------------------------------------------------------------------------
 
 
-def compare(model: DEDNForZeroShot, table: AttributeTable, name: str, before: AttributeTable) -> Described:
-    """What to know about class `name` of `table`; before: the table without it, or without its change."""
+def compare(
+    model: DEDNForZeroShot, table: AttributeTable, name: str, before: AttributeTable, photos: int = 0
+) -> Described:
+    """What to know about class `name` of `table`; before: the table without it, or without its change.
+
+    photos: how many it was described by.
+    """
     index = table.class_names.index(name)
     row, directions = table.class_attributes[index], directions_of(model, table)
     similarities = directions @ directions[index]
     similarities[index] = -np.inf
     order = np.argsort(-similarities, kind="stable")[: min(NEAREST, len(table) - 1)]
-    told = described_columns(table, row)
+    told = most_special(table, directions, index)
     names, seen = table.class_names, table.seen.tolist()
     nearest = [Neighbour(names[k], seen[k], float(similarities[k]), apart(table, directions, index, k)) for k in order]
     missing = [column for column in columns_of(table) if column not in told]
@@ -156,10 +167,26 @@ def compare(model: DEDNForZeroShot, table: AttributeTable, name: str, before: At
         missing,
         nearest,
     )
-    found.warnings = warnings_of(model, before, table, index, nearest)
+    found.photos = photos
+    found.warnings = warnings_of(model, before, table, index, nearest, bool(missing) and not photos)
     if found.warnings:
         found.warnings.append(advice(table, directions, missing, order))
     return found
+
+
+def most_special(table: AttributeTable, directions: np.ndarray, index: int) -> list[str]:
+    """The columns that describe a class; many of them in the order in which it differs most from the average class."""
+    told = described_columns(table, table.class_attributes[index])
+    if len(told) <= SHOWN:
+        return told
+    special = (directions[index] - average(table, directions)) ** 2
+    places = columns_of(table)
+    return sorted(told, key=lambda column: special[places[column]].sum(), reverse=True)
+
+
+def average(table: AttributeTable, directions: np.ndarray) -> np.ndarray:
+    """A, the mean over the classes with photos, or over all where there are none."""
+    return directions[table.seen if table.seen.any() else slice(None)].mean(axis=0)
 
 
 def directions_of(model: DEDNForZeroShot, table: AttributeTable) -> np.ndarray:
@@ -186,9 +213,17 @@ def said(table: AttributeTable, row: np.ndarray, column: str) -> str:
 
 
 def warnings_of(
-    model: DEDNForZeroShot, before: AttributeTable, table: AttributeTable, index: int, nearest: list[Neighbour]
+    model: DEDNForZeroShot,
+    before: AttributeTable,
+    table: AttributeTable,
+    index: int,
+    nearest: list[Neighbour],
+    is_incomplete: bool,
 ) -> list[str]:
-    """What will spoil the answers: a class that is the same as another, unusually near to it, or nearly average."""
+    """What will spoil the answers: a class that is the same as another, unusually near to it, or nearly average.
+
+    is_incomplete: it is described by words alone, and not by all traits.
+    """
     others = before.class_names
     kept = [i for i, name in enumerate(others) if name != table.class_names[index]]
     found, directions = [], directions_of(model, before)[kept]
@@ -201,21 +236,20 @@ def warnings_of(
             f"It is nearer to {spoken_class(best.name)} than any two other classes are to each other "
             f"({best.similarity:.2f}, at most {between.max():.2f}): many of its photos may be taken for that."
         )
-    means = np.array([trait["fill"] for trait in traits_of(before)])
+    means = fills_of(before)
     lengths = np.linalg.norm(before.class_attributes[before.seen] - means, axis=1)
     length = np.linalg.norm(table.class_attributes[index] - means)
-    if len(lengths) > 1 and length < lengths.min():
+    if is_incomplete and len(lengths) > 1 and length < np.quantile(lengths, AVERAGE):
         found.append(
-            f"It is nearer to the average class ({length / np.median(lengths):.2f}, where a class with photos has 1) "
-            "than any class with photos: its photos may hardly be found."
+            f"It is described by little, and so near to the average class ({length / np.median(lengths):.2f}, where "
+            "classes with photos have 1): many of its photos may not be found."
         )
     return found
 
 
 def advice(table: AttributeTable, directions: np.ndarray, missing: list[str], nearest: np.ndarray) -> str:
     """Which further traits would set a class apart from its nearest ones: those that are most special about these."""
-    average = directions[table.seen if table.seen.any() else slice(None)].mean(axis=0)
-    special = (directions[nearest] - average) ** 2
+    special = (directions[nearest] - average(table, directions)) ** 2
     places, rows = columns_of(table), table.class_attributes
     sizes = {column: special[:, places[column]].sum() for column in missing}
     best = [column for column in sorted(sizes, key=sizes.get, reverse=True) if sizes[column] > 0][:TELLING]

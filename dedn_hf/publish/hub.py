@@ -316,7 +316,7 @@ def check_data(folder: Path) -> None:
 MODEL = Kind(
     repo_type="model",
     allowed=(
-        *("README.md", "config.json", "requirements.txt", "run.json", "*.png", "*.svg"),
+        *("README.md", "config.json", "requirements.txt", "run.json", "photo-scores.csv", "*.png", "*.svg"),
         *("preprocessor_config.json", "processor_config.json", "class_table.safetensors"),
         *(*WEIGHTS, *TABLE, *MODEL_CODE),
     ),

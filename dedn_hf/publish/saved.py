@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
-COMPANIONS = ("README.md", "run.json", "*.png", "*.svg")  # of the weights
+COMPANIONS = ("README.md", "run.json", "photo-scores.csv", "*.png", "*.svg")  # of the weights
 
 
 def load_model(name: str) -> DEDNForZeroShot:

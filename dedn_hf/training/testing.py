@@ -155,6 +155,9 @@ def own_photos(
         same = [trained_on and all(trained_on.get(k) == v for k, v in photo_hashes(splits, table).items())]
         same = broadcast_object_list(same if accelerator.is_main_process else [None])
         notes.insert(0, relation_to_training(same[0]))
+    by_photos = sorted({each["class"] for each in record.get("described", []) if each.get("photos")})
+    if by_photos:
+        notes.append(f"Described with photos, which must not be among these: {abbreviate(by_photos)}.")
     return TestSet(task, lambda validation: (splits, table), notes)
 
 

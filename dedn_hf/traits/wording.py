@@ -26,10 +26,14 @@ def columns_of(table: AttributeTable) -> dict[str, list[int]]:
     return places
 
 
+def fills_of(table: AttributeTable) -> np.ndarray:
+    """A, what stands for gaps: means over the training classes."""
+    return np.array([trait["fill"] for trait in traits_of(table)], dtype=np.float32)
+
+
 def described_columns(table: AttributeTable, row: np.ndarray) -> list[str]:
-    """The columns that say something of a class, A: its values differ from the means that stand for gaps."""
-    traits, row = traits_of(table), np.asarray(row, dtype=np.float32)
-    fills = np.array([trait["fill"] for trait in traits], dtype=np.float32)
+    """The columns that say something of a class, A: its values differ from what stands for gaps."""
+    row, fills = np.asarray(row, dtype=np.float32), fills_of(table)
     return [name for name, places in columns_of(table).items() if not np.allclose(row[places], fills[places])]
 
 

@@ -4,6 +4,7 @@ import base64
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_the_new_folder_is_complete(birds):
     assert table.roles == ["train", "val", "train", "train", "train", "unseen", "unseen"]  # as the training had them
     assert json.loads((birds / "model2" / "run.json").read_text()) == {
         "results": {"S": 0.5},
-        "described": [{"class": "Snowy Owl", "new": True, "traits": {
+        "described": [{"class": "Snowy Owl", "new": True, "photos": 0, "traits": {
             "bill": "hooked", "wingspan": "135.5 cm", "mass": "1400 g", "belly": "white"}}],
     }  # fmt: skip
     assert contents(birds / "model").keys() <= contents(birds / "model2").keys()
@@ -117,7 +118,7 @@ def test_the_nearest_classes_are_named_with_what_sets_them_apart(birds, capsys):
 def test_a_few_words_leave_a_class_near_the_average_and_further_ones_are_named(birds, capsys):
     describe(birds, "Snowy Owl", "--set", "crest=no")
     screen = capsys.readouterr().out
-    assert "nearer to the average class" in screen
+    assert "near to the average class" in screen
     advice = screen[screen.index("Say more of it, best:") :]
     assert "bill (" in advice and "Kestrel: hooked" in advice and "crest" not in advice
 
@@ -221,7 +222,7 @@ def test_python_describes_several_at_once(birds):
         (["Owl", "--set", "bil=hooked", "--print"], "no attribute or column 'bil'. Did you mean 'bill'"),
         (["Owl", "--set", "mass=90 kg", "--print"], "90000 is far outside the column"),
         (["Owl", "--set", "crest=no", "--set", "crest=yes", "--print"], "gives a trait twice"),
-        (["Owl", "--like", "Kestrl", "--print"], "no class 'Kestrl'. Did you mean 'Kestrel'?"),
+        (["Owl", "--like", "Kestrl", "--set", "crest=no", "--print"], "no class 'Kestrl'. Did you mean 'Kestrel'?"),
         (["Owl", "--like", "Kestrel", "--print"], "would be the same as 'Kestrel'"),
         (["Owl", "--traits", "absent.csv", "--print"], "absent.csv"),
     ],
@@ -229,3 +230,80 @@ def test_python_describes_several_at_once(birds):
 def test_what_cannot_be_described_is_said(arguments, message, birds, capsys):
     assert main(["describe", str(birds / "model"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+# From photos -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictured(birds, monkeypatch):
+    """The photos of the training, and three of a class that is new."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", birds / "datasets")
+    for folder, label in (("Kestrel", 0), ("Lapwing", 1), ("Hoopoe", 2), ("Wren", 3), ("Common Buzzard", 4)):
+        (birds / "photos" / folder).mkdir(parents=True)
+        for number in range(5):
+            (birds / "photos" / folder / f"{number}.png").write_bytes(picture(label, number))
+    (birds / "owls").mkdir()
+    for number in range(3):
+        (birds / "owls" / f"{number}.png").write_bytes(picture(6, number))
+    return birds
+
+
+def row(birds, name: str = "model2") -> np.ndarray:
+    return loaded(birds, name).attribute_table.class_attributes[-1]
+
+
+def test_photos_alone_describe_a_class(pictured, capsys):
+    reference = ["--reference", str(pictured / "photos")]
+    assert describe(pictured, "Owl", "--photos", str(pictured / "owls"), *reference) == 0
+    table = loaded(pictured).attribute_table
+    assert table.class_names[-1] == "Owl" and not table.seen[-1]
+    assert "Owl, a new class, from 3 photos too:" in capsys.readouterr().out
+    described = json.loads((pictured / "model2" / "run.json").read_text())["described"]
+    assert described[0]["photos"] == 3 and "added with 3 photos" in (pictured / "model2" / "README.md").read_text()
+
+
+def test_words_and_photos_describe_together(pictured):
+    photos = ["--photos", str(pictured / "owls"), "--reference", str(pictured / "photos")]
+    describe(pictured, "Owl", *photos, out="photos only")
+    describe(pictured, "Owl", *photos, "--set", "crest=yes", out="both")
+    describe(pictured, "Owl", "--set", "crest=yes", out="words only")
+    photos_only, both, words = (row(pictured, name) for name in ("photos only", "both", "words only"))
+    crest = loaded(pictured, "both").config.attribute_names.index("crest")
+    others = np.arange(len(both)) != crest
+    np.testing.assert_array_equal(both[others], photos_only[others])
+    assert photos_only[crest] < both[crest] < words[crest]
+
+
+def test_the_photos_of_the_training_are_needed_once(pictured, capsys):
+    photos = ["--photos", str(pictured / "owls")]
+    assert describe(pictured, "Owl", *photos) == 2
+    assert "--reference PHOTOS" in capsys.readouterr().err and not (pictured / "model2").exists()
+    describe(pictured, "Owl", *photos, "--reference", str(pictured / "photos"))
+    assert main(["describe", str(pictured / "model2"), "Owl2", *photos, "--out", str(pictured / "model3")]) == 0
+    np.testing.assert_allclose(row(pictured, "model3"), row(pictured), rtol=1e-5)
+    assert (pictured / "model3" / "photo-scores.csv").is_file()
+
+
+def test_what_photos_show_is_printed_for_those_who_fill_tables(pictured, capsys):
+    arguments = ["--photos", str(pictured / "owls"), "--reference", str(pictured / "photos"), "--print"]
+    assert main(["describe", str(pictured / "model"), *arguments]) == 0
+    screen = capsys.readouterr().out
+    assert screen.startswith("3 photos show, the most special first:\n") and "correlation" in screen
+    assert not (pictured / "model" / "photo-scores.csv").exists()
+
+
+def test_photos_that_cannot_be_read_are_named(pictured, capsys):
+    (pictured / "owls" / "broken.png").write_bytes(picture(0, 0)[:-400])
+    reference = ["--reference", str(pictured / "photos")]
+    assert describe(pictured, "Owl", "--photos", str(pictured / "owls"), *reference) == 0
+    screen = capsys.readouterr().out
+    assert "from 3 photos" in screen and f"Not a photo that can be read: {pictured / 'owls' / 'broken.png'}" in screen
+    assert describe(pictured, "Owl", "--photos", str(pictured / "owls" / "broken.png"), *reference, out="model3") == 2
+    assert "None of the 1 photos can be read" in capsys.readouterr().err
+
+
+def test_python_takes_photos_too(pictured):
+    photos = {"Owl": pictured / "owls"}
+    (owl,) = describe_classes(pictured / "model", {}, pictured / "model2", photos, reference=pictured / "photos")
+    assert owl.is_new and owl.photos == 3 and owl.nearest
