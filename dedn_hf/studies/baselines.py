@@ -10,7 +10,7 @@ import numpy as np
 
 from dedn_hf.data.catalog import class_folds
 from dedn_hf.metrics.scores import SCORES, harmonic_mean, percent
-from dedn_hf.studies.pooled import PooledPhotos
+from dedn_hf.studies.pooled import PooledPhotos, joined
 from dedn_hf.studies.probes import PROBES, Probe
 from dedn_hf.studies.trials import choose, hold_out_classes
 
@@ -74,15 +74,6 @@ def folds_of(photos: PooledPhotos, table: AttributeTable) -> list[list[int]]:
     return [[position[name] for name in fold] for fold in class_folds(list(position), FOLDS)]
 
 
-def joined(parts: Sequence[PooledPhotos]) -> PooledPhotos:
-    """The photos of several splits, one after the other."""
-    return PooledPhotos(
-        np.concatenate([part.features for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        [file for part in parts for file in part.files],
-    )
-
-
 def chance(seen: int, unseen: int) -> dict[str, float]:
     """T1, U, S, H and AUSUC of guessing at random; U, S and H among all classes."""
     every = 1 / (seen + unseen)
@@ -102,5 +93,8 @@ def format_baselines(found: Sequence[Baseline], table: AttributeTable) -> str:
     width = max(len(name) for name, _ in lines)
     head = " " * width + "".join(f"{name:>12}" for name in SCORES)
     return "\n".join(
-        [head, *(name.ljust(width) + "".join(f"{percent(scores[key]):>12}" for key in SCORES) for name, scores in lines)]
+        [
+            head,
+            *(name.ljust(width) + "".join(f"{percent(scores[key]):>12}" for key in SCORES) for name, scores in lines),
+        ]
     )

@@ -38,7 +38,7 @@ class Pair:
 
     Args:
         first: an unseen class. second: another class; seen: whether it has photos. share: of the photos of one, for
-            which the other gets the higher score; measured on pairs of classes as near as these. differ: the attributes
+            which the other gets the higher score; measured on pairs of classes as near as these. differ: attributes
             that set them apart in photos, most important first.
     """
 
@@ -105,9 +105,7 @@ def likely_confusions(table: AttributeTable, traits: Sequence[Visible], trials: 
     return sorted(pairs, key=lambda pair: -pair.share)
 
 
-def measured_pairs(
-    trials: Sequence[Trial], distances: np.ndarray, with_seen: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def measured_pairs(trials: Sequence[Trial], distances: np.ndarray, with_seen: bool) -> tuple[np.ndarray, np.ndarray]:
     """Distances, ascending, and the share of photos confused at each, a mean over the pairs nearest to it.
 
     Pairs are of two held-out classes, or, `with_seen`, of a held-out class and one that was learned.
