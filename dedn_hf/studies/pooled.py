@@ -89,7 +89,10 @@ def pool(
     images = [split.select_columns(["image", "file"]) for split in splits.values()]
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as kept:
         cache = FeatureCache.open_or_build(
-            Path(kept) / "features" if folder is None else kept, model, datasets.concatenate_datasets(images), **how
+            Path(kept) / "features" if folder is None else kept,
+            model,
+            datasets.concatenate_datasets(images),
+            **{"precision": "auto", **how},
         )
         return {name: pooled_split(cache, split) for name, split in splits.items()}
 
