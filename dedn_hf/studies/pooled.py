@@ -88,12 +88,9 @@ def pool(
     """
     images = [split.select_columns(["image", "file"]) for split in splits.values()]
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as kept:
-        cache = FeatureCache.open_or_build(
-            Path(kept) / "features" if folder is None else kept,
-            model,
-            datasets.concatenate_datasets(images),
-            **{"precision": "auto", **how},
-        )
+        where = Path(kept) / "features" if folder is None else kept
+        how = {"precision": "auto", **how}
+        cache = FeatureCache.open_or_build(where, model, datasets.concatenate_datasets(images), **how)
         return {name: pooled_split(cache, split) for name, split in splits.items()}
 
 
