@@ -84,6 +84,7 @@ setup(
     packages=[*find_packages(include=["dedn_hf", "dedn_hf.*"]), "dedn_hf.model_cards", "dedn_hf.modeling"],
     package_data={
         "dedn_hf.classify": ["page.html"],
+        "dedn_hf.cli": ["check.html"],
         "dedn_hf.data": ["metadata/*"],
         "dedn_hf.explain": ["page.html", "style.css"],
         "dedn_hf.model_cards": ["template.md"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from dedn_hf.cli.backbone import add_backbone_arguments, pooled_photos, take_backbone
+
 FEW = 5  # photos; below, a class is hardly learned and hardly tested
 
 
@@ -14,11 +16,14 @@ def add_check(commands: argparse._SubParsersAction) -> None:
         "check",
         help="say what would be made of photos and a table of traits, before anything is trained",
         description="Reads photos and table, and prints one screen: photos by class, files that are not used and why, "
-        "what each column became, gaps, classes that nothing tells apart. Trains and writes nothing.",
+        "what each column became, gaps, classes that nothing tells apart. Trains nothing. With --backbone, it also "
+        "says what accuracy to expect of classes without photos, which traits photos show, and what would help.",
     )
     parser.add_argument("photos", metavar="PHOTOS", help="folder with one folder a class, or a list of files")
     parser.add_argument("--traits", required=True, metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    add_backbone_arguments(parser)
     add_reading_arguments(parser)
+    parser.add_argument("--out", metavar="FILE", help="also write all of it to this .html file")
     parser.set_defaults(run=run_check)
 
 
@@ -46,11 +51,27 @@ def kinds_of(texts: list[str]) -> dict[str, str]:
     return dict(text.rpartition("=")[::2] for text in texts)
 
 
-def run_check(photos: str, traits: str, kinds: list[str] | None = None, **reading: Any) -> None:
-    """Print what was found. Raises as `dedn_hf.data.own_photos.check`."""
-    from dedn_hf.data.own_photos import check
+def run_check(
+    photos: str, traits: str, kinds: list[str] | None = None, out: str | None = None, **reading: Any
+) -> None:
+    """Print what was found, and with a backbone what to expect; write the findings to `out`.
 
-    found, report = check(photos, traits, kinds=kinds_of(kinds) if kinds else None, **reading)
+    Raises:
+        FileNotFoundError, ValueError: as `dedn_hf.data.own_photos.check`, and as `dedn_hf.studies.forecast`.
+    """
+    from dedn_hf.cli.check_page import write_page
+    from dedn_hf.data.own_photos import check
+    from dedn_hf.modeling.saving import require_writable
+
+    if out is not None:
+        require_writable(out, (".html",))
+    backbone = take_backbone(reading)
+    if backbone and "backbone" not in backbone:
+        raise ValueError(
+            f"--{next(iter(backbone)).replace('_', '-')} is of a network that looks: give --backbone NAME."
+        )
+    reading["kinds"] = kinds_of(kinds) if kinds else None
+    found, report = check(photos, traits, **reading)
     counts = found.counts()
     print(f"{found.root}: {len(found.photos)} photos of {len(counts)} classes")
     few = [f"{name} ({count})" for name, count in counts.items() if count < FEW]
@@ -58,6 +79,23 @@ def run_check(photos: str, traits: str, kinds: list[str] | None = None, **readin
         print(f"  fewer than {FEW} photos: {', '.join(few[:8])}{f' and {len(few) - 8} more' if len(few) > 8 else ''}")
     for line in found.describe_skipped():
         print(f"  not used: {line}")
-    for same in found.same_under_two_labels():
-        print(f"  ! the same photo under several classes: {', '.join(map(found.relative, same))}")
+    twice = [
+        f"the same photo under several classes: {', '.join(map(found.relative, same))}"
+        for same in found.same_under_two_labels()
+    ]
+    for line in twice:
+        print(f"  ! {line}")
     print(report)
+    if out is not None:
+        write_page(out, found, report, [f"fewer than {FEW} photos: {name}" for name in few] + twice)
+        print(f"Wrote {out}")
+    if backbone:
+        print_forecast({"name": "folder", "data_dir": photos, "csv": traits, **reading}, backbone)
+
+
+def print_forecast(source: dict[str, Any], backbone: dict[str, Any]) -> None:
+    """Look at the photos and print what to expect. source: arguments of `load`. backbone: of `pooled_photos`."""
+    from dedn_hf.studies.forecast import forecast
+
+    pooled, table = pooled_photos(source, **backbone)
+    print(forecast(pooled["train"], table))

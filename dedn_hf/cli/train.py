@@ -104,15 +104,18 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
 def nothing_said_twice() -> Iterator[None]:
     """Within `with`, no warnings about photos and table, which the check has given, and no bars but one for all."""
     import datasets
+    from transformers.utils import logging as transformers_logging
 
     data, bars = logging.getLogger("dedn_hf.data"), not datasets.are_progress_bars_disabled()
     before = data.level
     data.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         data.setLevel(before)
+        transformers_logging.enable_progress_bar()
         if bars:
             datasets.enable_progress_bars()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dedn_hf.data.catalog import class_folds
 from dedn_hf.metrics.scores import SCORES, harmonic_mean, percent
-from dedn_hf.studies.pooled import PooledPhotos
+from dedn_hf.studies.pooled import PooledPhotos, joined
 from dedn_hf.studies.probes import PROBES, Probe
 from dedn_hf.studies.trials import choose, hold_out_classes
 
@@ -72,15 +72,6 @@ def folds_of(photos: PooledPhotos, table: AttributeTable) -> list[list[int]]:
     names = table.class_names
     position = {names[label]: int(label) for label in np.unique(photos.labels)}
     return [[position[name] for name in fold] for fold in class_folds(list(position), FOLDS)]
-
-
-def joined(parts: Sequence[PooledPhotos]) -> PooledPhotos:
-    """The photos of several splits, one after the other."""
-    return PooledPhotos(
-        np.concatenate([part.features for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        [file for part in parts for file in part.files],
-    )
 
 
 def chance(seen: int, unseen: int) -> dict[str, float]:

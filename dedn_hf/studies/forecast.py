@@ -1,25 +1,27 @@
 """What to expect of classes without photos, before any training: classes with photos are held out and only described.
 
 The probe is ESZSL on pooled features. Seen classes play the unseen ones in turn, as many at a time as there are unseen
-classes, because more candidates are harder. What is left to learn from is then fewer classes than a training will have.
-Two sizes are measured, and the scores are taken further along the logarithm of the number of classes.
+classes, because more candidates are harder. What is left to learn from is then fewer classes than a training will
+have. Two sizes are measured, and the scores are taken further along the logarithm of the number of classes.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dedn_hf.metrics.scores import harmonic_mean
+from dedn_hf.data.base import abbreviate
+from dedn_hf.metrics.scores import SCORES, harmonic_mean, percent
 from dedn_hf.studies.baselines import chance, folds_of
 from dedn_hf.studies.pooled import PooledPhotos
 from dedn_hf.studies.probes import ESZSL
 from dedn_hf.studies.trials import Trial, choose, hold_out_classes
-from dedn_hf.studies.visibility import Pair, Visible, likely_confusions, visible_traits
+from dedn_hf.studies.visibility import NOT_SHOWN, SHOWN, Pair, Visible, likely_confusions, visible_traits
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
@@ -28,6 +30,7 @@ FORECAST = ("T1", "U", "S", "H")
 LEAST_CLASSES = 4  # with photos
 LEAST_TRIALS, MOST_TRIALS = 24, 100  # enough for a steady mean, and for patience
 FEWER = 2 / 3  # share of the classes that the second, smaller size learns from
+PAIRS = 5  # named on the screen
 
 
 @dataclass
@@ -51,6 +54,61 @@ class Forecast:
     per_doubling: float
     traits: list[Visible] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, as data for JSON."""
+        return asdict(self)
+
+    def to_photograph(self) -> list[str]:
+        """Unseen classes, first the one that will be confused with the other unseen ones most."""
+        confused = Counter()
+        for pair in self.pairs:
+            if not pair.seen:
+                confused.update({pair.first: pair.share, pair.second: pair.share})
+        return [name for name, _ in confused.most_common()]
+
+    def __str__(self) -> str:
+        lines = [
+            f"what to expect of {self.unseen} classes without photos (ESZSL on pooled features; {self.trials} times, "
+            f"{self.held_out} of {self.seen} classes with photos were only described):"
+        ]
+        for name in FORECAST:
+            expected, spread, guessing = (percent(of[name]) for of in (self.expected, self.spread, self.guessing))
+            lines.append(f"  {name:2} {expected:>4} ± {spread:<4} {SCORES[name]}; guessing: {guessing}")
+        if self.expected["T1"] - self.spread["T1"] < 2 * self.guessing["T1"]:
+            lines.append("  ! that is near guessing: these traits are hardly seen in photos, or the classes too few")
+        lines += self._trait_lines() + self._pair_lines()
+        return "\n".join(lines)
+
+    def _trait_lines(self) -> list[str]:
+        known = sorted((trait for trait in self.traits if trait.auc is not None), key=lambda trait: -trait.auc)
+        shown = [f"{trait.attribute} ({trait.auc:.2f})" for trait in known if trait.auc >= SHOWN]
+        hidden = [f"{trait.attribute} ({trait.auc:.2f})" for trait in known[::-1] if trait.auc < NOT_SHOWN]
+        lines = [f"  photos show {len(shown)} of {len(self.traits)} attributes: {abbreviate(shown) or 'none'}"]
+        if hidden:
+            lines.append(f"  and not {len(hidden)}: {abbreviate(hidden)}")
+        return lines
+
+    def _pair_lines(self) -> list[str]:
+        lines = []
+        for pair in self.pairs[:PAIRS]:
+            differ = ", ".join(pair.differ) or "nothing"
+            lines.append(
+                f"  likely confused: {pair.first} and {pair.second}, in {pair.share:.0%} of their photos; photos set "
+                f"them apart by {differ}"
+            )
+        near = [pair for pair in self.pairs if not pair.seen][:1]
+        if near:
+            lines.append(f"  would help: photos of {', then '.join(self.to_photograph()[:3])}")
+            lines += [
+                f"  would help: traits that photos show, and in which {pair.first} and {pair.second} differ"
+                for pair in near
+            ]
+        if self.per_doubling > 0:
+            more = round(self.seen / 4)
+            gain = self.per_doubling * math.log2(1 + more / self.seen)
+            lines.append(f"  would help: photos of any {more} more classes, about {100 * gain:.0f} points of T1")
+        return lines
 
 
 def forecast(photos: PooledPhotos, table: AttributeTable) -> Forecast:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from dedn_hf.data.catalog import VALIDATION_FRACTION, hold_out
 from dedn_hf.data.features import FeatureCache
 
 if TYPE_CHECKING:
+    from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 BLOCK = 256  # photos read at a time: a cache does not fit into memory
@@ -38,13 +40,37 @@ class PooledPhotos:
             self.features[chosen], self.labels[chosen], [self.files[i] for i in np.flatnonzero(chosen)]
         )
 
-    def held_out(self) -> np.ndarray:
-        """N bool: about a fifth of each class, chosen by a hash of the files' names, never all of it."""
+    def held_out(self, purpose: str = "validation") -> np.ndarray:
+        """N bool: about a fifth of each class, chosen by a hash of the purpose and the files, never all of it."""
         chosen = set()
         for label in np.unique(self.labels):
             files = [self.files[i] for i in np.flatnonzero(self.labels == label)]
-            chosen |= hold_out(files, VALIDATION_FRACTION, "validation")
+            chosen |= hold_out(files, VALIDATION_FRACTION, purpose)
         return np.array([file in chosen for file in self.files], dtype=bool)
+
+
+def joined(parts: Sequence[PooledPhotos]) -> PooledPhotos:
+    """The photos of several splits, one after the other."""
+    return PooledPhotos(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        [file for part in parts for file in part.files],
+    )
+
+
+def redivided(
+    photos: Mapping[str, PooledPhotos], table: AttributeTable, unseen: int, seed: int
+) -> tuple[dict[str, PooledPhotos], AttributeTable]:
+    """Splits and table with other classes unseen, so many, drawn by the seed from those with photos.
+
+    A fifth of the photos of a seen class, by a hash of their names, is test_seen.
+    """
+    everything = joined(list(photos.values()))
+    drawn = np.random.default_rng(seed).permutation(np.unique(everything.labels))[:unseen]
+    roles = ["unseen" if index in drawn else "train" for index in range(len(table))]
+    of_unseen, tested = np.isin(everything.labels, drawn), everything.held_out("test")
+    parts = {"train": ~of_unseen & ~tested, "test_seen": ~of_unseen & tested, "test_unseen": of_unseen}
+    return {name: everything.of(chosen) for name, chosen in parts.items()}, table.replace(roles=roles)
 
 
 def pool(
@@ -63,7 +89,10 @@ def pool(
     images = [split.select_columns(["image", "file"]) for split in splits.values()]
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as kept:
         cache = FeatureCache.open_or_build(
-            Path(kept) / "features" if folder is None else kept, model, datasets.concatenate_datasets(images), **how
+            Path(kept) / "features" if folder is None else kept,
+            model,
+            datasets.concatenate_datasets(images),
+            **{"precision": "auto", **how},
         )
         return {name: pooled_split(cache, split) for name, split in splits.items()}
 

@@ -1,7 +1,7 @@
 """Zero-shot classifiers in a few lines each, on pooled features: what DEDN has to beat, and what forecasts it.
 
-Shapes: N photos, C channels, K classes, A attributes. All of them learn from photos of some classes, and then score any
-class by its row of attributes. Each has a few settings to choose from, on folds of the classes with photos.
+Shapes: N photos, C channels, K classes, A attributes. All of them learn from photos of some classes, and then score
+any class by its row of attributes. Each has a few settings to choose from, on folds of the classes with photos.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Probe(ABC):
         return directions((features - self.mean) / self.deviation)
 
     def _regression(self, targets: np.ndarray, penalty: float) -> np.ndarray:
-        """C x A weights of a ridge regression of targets (N x A) on the features."""
+        """Weights of a ridge regression of targets (one row a photo) on the features: C rows."""
         penalised = self.gram + penalty * np.eye(len(self.gram), dtype=self.gram.dtype)
         return np.linalg.solve(penalised, self.features.T @ targets / len(targets))
 
@@ -69,13 +69,15 @@ class ESZSL(Probe):
     def fit(self, setting: tuple) -> None:
         """Learn. The targets are 1 for the class of a photo and -1 for the others."""
         of_features, of_attributes = setting
-        targets = 2 * self.rows[self.labels] - self.rows.sum(axis=0)
-        covariance = self.rows.T @ self.rows / len(self.rows) + of_attributes * np.eye(self.rows.shape[1])
-        self.map = np.linalg.solve(covariance, self._regression(targets, of_features).T).T
+        targets = 2 * np.eye(len(self.rows))[self.labels] - 1
+        similarity = self.rows @ self.rows.T / len(self.rows)
+        # S (S'S + p I)^-1 = (SS' + p I)^-1 S: there are mostly fewer classes than attributes.
+        penalised = similarity + of_attributes * np.eye(len(self.rows))
+        self.map = np.linalg.solve(penalised, self._regression(targets, of_features).T).T
 
     def compare(self, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The bilinear scores."""
-        return features @ self.map @ rows.T
+        return features @ (self.map @ (self.rows @ rows.T))
 
 
 class Ridge(Probe):

@@ -38,7 +38,7 @@ class Pair:
 
     Args:
         first: an unseen class. second: another class; seen: whether it has photos. share: of the photos of one, for
-            which the other gets the higher score; measured on pairs of classes as near as these. differ: the attributes
+            which the other gets the higher score; measured on pairs of classes as near as these. differ: attributes
             that set them apart in photos, most important first.
     """
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from scipy.special import softmax
 
 from dedn_hf.metrics.confidence import answers, choose_temperature, choose_thresholds
@@ -86,20 +87,26 @@ def select(
         model, inputs = prepare(task)
 
         def keep(_model: torch.nn.Module, epoch: dict, predictions: tuple, folder: Path = folder) -> None:
-            if accelerator.is_main_process:
+            if settings.calibrate and accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
                 np.savez(folder / f"{epoch['epoch']}.npz", logits=predictions[0], labels=predictions[1])
 
         def calibrated(scores: dict, logits: np.ndarray, labels: np.ndarray, seen=task.table.seen) -> dict:
             return calibrated_scores(scores, logits, labels, seen) if settings.calibrate else scores
 
-        fitted = fit(
-            *(model, task, inputs, settings, accelerator, output / CHECKPOINTS),
-            **{"on_evaluation": keep, "rescore": calibrated, **options},
-        )
+        where = output / CHECKPOINTS
+        fitted = fit(model, task, inputs, settings, accelerator, where, keep, calibrated, **options)
         histories.append(fitted.epochs)
         accelerator.free_memory()  # the next model needs the room
-    accelerator.wait_for_everyone()
+    # Only the main process has the predictions: another may run on another machine.
+    chosen = [conclude(tasks, histories, files, settings) if accelerator.is_main_process else None]
+    return broadcast_object_list(chosen)[0]
+
+
+def conclude(
+    tasks: Sequence[Task], histories: Sequence[list[dict]], files: Sequence[Path], settings: TrainingSettings
+) -> Selection:
+    """Choose by the records of all epochs, and by the predictions in `files`, a folder for each task."""
     history = histories[0] if len(tasks) == 1 else joint_history(histories, tasks, files, settings.calibrate)
     evaluated = [epoch for epoch in history if epoch.get("H") is not None]
     chosen = max(evaluated, key=lambda epoch: epoch["H"]) if settings.schedule == "constant" else history[-1]
