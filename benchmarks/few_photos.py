@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from dedn_hf.classify.describing import with_classes
-from dedn_hf.classify.from_photos import PER_CLASS, ScoreFit, row_with_photos
+from dedn_hf.classify.from_photos import ScoreFit, reference_scores, row_with_photos, scores_of_batch
 from dedn_hf.data.tasks import evaluation_task
 from dedn_hf.data.testing import photos_to_test
 from dedn_hf.metrics.scores import gzsl_scores
@@ -36,25 +36,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@torch.no_grad()
 def scores_of(model, data, batch_size: int = 64) -> np.ndarray:
     """Attribute scores, N x A."""
-    found = []
-    for start in range(0, len(data), batch_size):
-        batch = data.__getitems__(list(range(start, min(start + batch_size, len(data)))))
-        batch.pop("labels")
-        found.append(model.score_attributes(**batch).numpy())
-    return np.concatenate(found)
-
-
-def reference_of(scores: np.ndarray, labels: np.ndarray, table: AttributeTable) -> AttributeTable:
-    """Means over ten training photos of each class."""
-    draw, means, names = np.random.default_rng(0), [], []
-    for label in np.unique(labels):
-        rows = draw.permutation(np.flatnonzero(labels == label))[:PER_CLASS]
-        means.append(scores[rows].mean(axis=0))
-        names.append(table.class_names[label])
-    return AttributeTable(names, table.attribute_names, np.stack(means))
+    starts = range(0, len(data), batch_size)
+    batches = (data.__getitems__(list(range(start, min(start + batch_size, len(data))))) for start in starts)
+    return np.concatenate([scores_of_batch(model, batch) for batch in batches])
 
 
 def few_words(table: AttributeTable, fit: ScoreFit, count: int | None) -> dict[str, np.ndarray]:
@@ -76,9 +62,9 @@ def main() -> None:
     splits, _ = photos_to_test(arguments.photos, table)
     task = evaluation_task(splits, table)
     inputs = inputs_from(model, task, lambda validation: (splits, table), arguments.features, accelerator)
-    scores = {split: scores_of(model, inputs(split)) for split in ("train", "seen", "unseen")}
+    scores = {split: scores_of(model, inputs(split)) for split in ("seen", "unseen")}
     labels = {split: values.numpy() for split, values in task.labels.items()}
-    fit = ScoreFit.over(reference_of(scores["train"], labels["train"], table), table)
+    fit = ScoreFit.over(reference_scores(model, inputs("train"), labels["train"], table), table)
     words = few_words(table, fit, arguments.words)
 
     def measured(rows: dict[str, np.ndarray], kept: np.ndarray) -> list[float]:

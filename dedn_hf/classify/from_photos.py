@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from dedn_hf.data.photos import Photos, walk, why_unused
-from dedn_hf.data.transforms import encoded, evaluation_transform
+from dedn_hf.data.transforms import evaluation_transform
 from dedn_hf.explain.names import spoken
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.inputs import read_image
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 PHOTO_SCORES = "photo-scores.csv"  # beside the weights: the mean attribute scores of classes with photos
-PER_CLASS, FEWEST_CLASSES = 10, 3
+PER_CLASS, FEWEST_CLASSES, BATCH = 10, 3, 16
 # Chosen on the validation classes of 50 bird classes, see docs/describing.md.
 WEIGHT_OF_WORDS, WEIGHT_GAINED = 0.5, 0.2  # of a described trait: 0.5 beside many photos, 0.7 beside one
 DRAWN_IN = 0.3  # of what photos say: such rows fit the model better than words, and would win too often
@@ -125,30 +125,36 @@ def mean_scores(model: DEDNForZeroShot, files: Sequence[str]) -> tuple[np.ndarra
     return attribute_scores(model, pictures).mean(axis=0), broken
 
 
-@torch.no_grad()
-def attribute_scores(model: DEDNForZeroShot, pictures: Iterable, batch_size: int = 16) -> np.ndarray:
+def attribute_scores(model: DEDNForZeroShot, pictures: Sequence) -> np.ndarray:
     """B x A, of pictures (PIL)."""
-    transform, found, pictures = evaluation_transform(model), [], list(pictures)
-    for start in range(0, len(pictures), batch_size):
-        pixels = torch.stack([transform(picture) for picture in pictures[start : start + batch_size]])
-        found.append(model.score_attributes(pixel_values=pixels.to(model.device)).float().cpu().numpy())
-    return np.concatenate(found)
+    transform = evaluation_transform(model)
+    parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+    batches = ({"pixel_values": torch.stack([transform(picture) for picture in part])} for part in parts)
+    return np.concatenate([scores_of_batch(model, batch) for batch in batches])
 
 
-def reference_scores(model: DEDNForZeroShot, images: datasets.Dataset, table: AttributeTable) -> AttributeTable:
+@torch.no_grad()
+def scores_of_batch(model: DEDNForZeroShot, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """Attribute scores, B x A, of `pixel_values` or `features`."""
+    inputs = {key: batch[key].to(model.device) for key in ("pixel_values", "features") if key in batch}
+    return model.score_attributes(**inputs).float().cpu().numpy()
+
+
+def reference_scores(
+    model: DEDNForZeroShot, data: Dataset, labels: Sequence[int], table: AttributeTable
+) -> AttributeTable:
     """Mean attribute scores of up to ten photos of each class, as a table in place of the class attributes.
 
     Args:
-        images: photos that the model was trained on, columns `image` and `label`. table: labels index its classes.
+        data: photos that the model was trained on, as batches for evaluation, with `__getitems__`. labels: one index
+            into the classes of `table` for each of them.
     """
-    labels, images, draw = np.array(images["label"][:]), encoded(images), random.Random(0)
-    names, means = [], []
+    labels, draw, names, means = np.asarray(labels), random.Random(0), [], []
     for label in np.unique(labels).tolist():
         rows = np.flatnonzero(labels == label).tolist()
         rows = sorted(draw.sample(rows, min(PER_CLASS, len(rows))))
-        pictures = [read_image(image["bytes"] or image["path"]) for image in images[rows]["image"]]
         names.append(table.class_names[label])
-        means.append(attribute_scores(model, pictures).mean(axis=0))
+        means.append(scores_of_batch(model, data.__getitems__(rows)).mean(axis=0))
     return AttributeTable(names, model.config.attribute_names, np.stack(means))
 
 

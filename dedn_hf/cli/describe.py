@@ -23,7 +23,7 @@ def add_describe(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--traits", metavar="FILE", help="table of traits with a row for the class")
     parser.add_argument("--photos", metavar="DIR", help="a few photos of it: what they show is put into its row")
-    parser.add_argument("--reference", metavar="PHOTOS", help="photos of the training, for the first --photos")
+    parser.add_argument("--reference", metavar="PHOTOS", help="photos of the training, where it left no scores")
     parser.add_argument("--out", metavar="MODEL2", help="folder of the new model")
     parser.add_argument("--overwrite", action="store_true", help="replace the model in --out, which may be MODEL")
     parser.add_argument("--print", dest="only_print", action="store_true", help="show the description, write nothing")

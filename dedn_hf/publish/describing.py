@@ -28,6 +28,7 @@ from dedn_hf.classify.from_photos import (
     shown_traits,
 )
 from dedn_hf.data.testing import photos_to_test
+from dedn_hf.data.transforms import ImageBatches, evaluation_transform
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.saving import replaced_model
 from dedn_hf.publish.saved import companions, load_model, saved_file, saved_table
@@ -87,8 +88,9 @@ class Describer:
     """A saved model, and the classes that are to be described or changed.
 
     Args:
-        model: folder or Hub name. reference: folder of the photos that it was trained on, to learn how its attribute
-            scores go with the table. It is needed once: what was learned stays in the new model's folder.
+        model: folder or Hub name. reference: folder of the photos that it was trained on, where the training has not
+            written down (photo-scores.csv) how attribute scores go with the table. It is needed once: what was
+            learned stays in the new model's folder.
     """
 
     def __init__(self, model: str | os.PathLike, reference: str | os.PathLike | None = None) -> None:
@@ -104,7 +106,8 @@ class Describer:
         """The mean attribute scores of classes with photos. Raises ValueError where they are not known."""
         if self.reference is not None:
             splits, _ = photos_to_test(self.reference, self.before)
-            return reference_scores(self.model, splits["train"], self.before)
+            photos = ImageBatches(splits["train"], evaluation_transform(self.model))
+            return reference_scores(self.model, photos, splits["train"]["label"][:], self.before)
         path = saved_file(self.name, PHOTO_SCORES)
         if path is None:
             raise ValueError(

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from tqdm.auto import tqdm
 
+from dedn_hf.classify.from_photos import PHOTO_SCORES, reference_scores
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.features import FeatureCache, View, open_views
 from dedn_hf.data.loading import load
@@ -197,10 +198,19 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     record["model"] = {**describe_model(model, output, accelerator), "backbone_start": start}
     if accelerator.is_main_process:
         table.save(output)
+        save_photo_scores(task, settings, caches, output)
         write_card(output, [record])
         write_json(output / RUN_FILE, record)  # last: it says that the folder is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
     return record
+
+
+def save_photo_scores(task: Task, settings: TrainingSettings, caches: list[FeatureCache], output: Path) -> None:
+    """Write the mean attribute scores of seen classes beside the saved model: photos can describe classes by them."""
+    model = DEDNForZeroShot.from_pretrained(output).eval()
+    plain = replace(task, images={"seen": task.images["train"]}, labels={"seen": task.labels["train"]})
+    photos = inputs_of(plain, model, settings, caches)("seen")
+    reference_scores(model, photos, plain.labels["seen"], task.table).to_csv(output / PHOTO_SCORES)
 
 
 def require_both_tested(task: Task) -> None:

@@ -183,3 +183,14 @@ def test_what_cannot_be_done_is_said_before_the_work(arguments, message, birds, 
     filled = [each.format(model=birds / "model", photos=birds / "photos") for each in arguments]
     assert main(["evaluate", "--cpu", *filled]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_the_training_leaves_is_enough_to_describe_a_class_by_photos(birds, capsys):
+    (birds / "new").mkdir()
+    (birds / "new" / "one.jpg").write_bytes(jpeg(7))
+    arguments = ["describe", str(birds / "model"), "jay", "--photos", str(birds / "new")]
+    assert main([*arguments, "--out", str(birds / "model2")]) == 0
+    assert AttributeTable.from_csv(birds / "model" / "photo-scores.csv").class_names == ["wren", "kite", "tern"]
+    assert AttributeTable.load(birds / "model2").class_names[-1] == "jay"
+    assert main(["evaluate", str(birds / "model2"), str(birds / "photos"), "--cpu"]) == 0
+    assert "Described with photos, which must not be among these: jay." in capsys.readouterr().out
