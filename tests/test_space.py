@@ -1,5 +1,6 @@
 """The Gradio app in examples/space: what it computes, and what a visitor sees in a browser."""
 
+import csv
 import importlib
 import json
 import os
@@ -13,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 import yaml
@@ -21,6 +23,7 @@ from PIL import Image
 
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.modeling.pipeline_dedn import candidate_table
+from dedn_hf.traits import read_traits
 from tests.tiny_runs import image_model
 
 SPACE = Path(__file__).parents[1] / "examples" / "space"
@@ -65,6 +68,15 @@ def test_the_logits_are_the_models_own(model, photo_scores):
     with torch.no_grad():
         expected = model(pixel_values).logits[0]
     np.testing.assert_allclose(scoring.class_logits(model, photo_scores, model.attribute_table), expected, rtol=1e-5)
+
+
+def test_probabilities_are_those_that_the_model_was_calibrated_to(model, photo_scores, monkeypatch):
+    logits = scoring.class_logits(model, photo_scores, model.attribute_table)
+    before = scoring.probabilities(model, logits)
+    monkeypatch.setattr(model.config, "temperature", 4.0)
+    expected = torch.from_numpy(logits / 4).softmax(0).numpy()
+    np.testing.assert_allclose(scoring.probabilities(model, logits), expected, rtol=1e-5)
+    assert expected.max() < before.max()
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 0), (1, 5), (2, 4)])  # seen and unseen, both unseen, both seen
@@ -124,6 +136,36 @@ def test_the_pipeline_takes_the_description_that_the_page_offers_to_copy(model):
 def test_a_slider_goes_from_the_lowest_to_the_highest_value_in_whole_steps(values, expected):
     table = AttributeTable(["a", "b"], ["this", "other"], np.transpose([values, [3, 9]]))
     assert scoring.slider_range(table, 0) == pytest.approx(expected)
+
+
+def table_of_traits() -> AttributeTable:
+    frame = pandas.DataFrame(
+        {
+            "species": ["Crow", "Swan", "Owl"],
+            "bill": ["straight", "broad", "hooked"],
+            "crest": ["no", "no", "yes"],
+            "mass": ["500 g", "10 kg", "2 kg"],
+        }
+    )
+    return read_traits(frame, photos=["Crow", "Swan"])
+
+
+def test_each_trait_has_a_control_that_says_what_it_can_be():
+    found = scoring.controls(table_of_traits())
+    assert [text for text, _ in found["bill"].choices] == ["broad", "hooked", "straight"]
+    assert [text for text, _ in found["crest"].choices] == ["yes", "no"]
+    mass = found["mass"]
+    assert (mass.low, mass.high, mass.unit) == (0.5, 10, "kg") and not mass.choices
+    assert list(scoring.controls(two_class_table())) == ["wing::black", "neck"]
+
+
+def test_traits_are_described_in_the_words_of_the_table():
+    table = table_of_traits()
+    values = {"bill": "hooked", "crest": "yes", "mass": 2}
+    np.testing.assert_allclose(scoring.describe(table, 0, values), table.describe("an owl", values), rtol=1e-5)
+    for name, control in scoring.controls(table).items():
+        for value in [value for _, value in control.choices] or [control.low, control.high]:
+            assert np.isfinite(scoring.describe(table, 0, {name: value})).all()
 
 
 def test_the_first_attribute_to_look_at_was_found_and_speaks_for_the_best_class(model, photo_scores):
@@ -210,8 +252,8 @@ def test_names_cannot_bring_html_into_the_page():
     table = two_class_table().replace(class_names=[evil, "Swan"])
     shown = [
         views.heading(evil, table),
-        views.ranking(table, [0, 1], np.array([1.0, 0.0]), new=2),
-        views.place(table.select(["Swan", evil]), [1, 0], np.array([0.0, 1.0])),
+        views.ranking(table, [0, 1], np.array([0.7, 0.3]), new=2, least=0.9),
+        views.place(table.select(["Swan", evil]), [1, 0], np.array([0.3, 0.7])),
         views.why(table, [evil, "neck"], 0, 1, np.array([1.0, -1.0]), 0.0),
         views.alert(evil),
         views.hint(evil),
@@ -223,9 +265,11 @@ def test_the_ranking_shows_the_new_class_wherever_it_stands():
     table = two_class_table().replace(
         class_names=list("abcdefgh"), class_attributes=np.ones((8, 2)), roles=["train"] * 7 + ["unseen"]
     )
-    html = views.ranking(table, list(range(8)), -np.arange(8.0), new=7)
+    scores = np.array([0.632, 0.2, 0.1, 0.04, 0.02, 0.005, 0.002, 0.001])
+    html = views.ranking(table, list(range(8)), scores, new=7)
     assert re.findall(r'<li value="(\d)"', html) == ["1", "2", "3", "4", "5", "8"]
-    assert html.count("yours") == 2 and "63.2%" in html  # 1 / (1 + 1/e + 1/e² + …)
+    assert html.count("yours") == 2 and "63.2%" in html and "Unknown" not in html
+    assert "<b>Unknown</b>: an answer needs 80.0%" in views.ranking(table, list(range(8)), scores, new=7, least=0.8)
 
 
 def test_bars_for_and_against_with_the_sum_of_everything():
@@ -266,7 +310,7 @@ def test_a_new_class_is_placed_refused_or_waits_for_a_photo(model, photo_scores)
     def note(photo_scores, name="mine", start=scoring.AVERAGE, chosen=(), settings=None):
         return page.results(photo_scores, name, start, list(chosen), settings or {}, -1)[2]
 
-    assert "Choose an attribute" in note(photo_scores)
+    assert "Choose a trait" in note(photo_scores)
     assert "a photo shows its place" in note(None, chosen=["attribute 3"])
     assert re.search("<b>mine</b>: place [1-8] of 8", note(photo_scores, chosen=["attribute 3"]))
     assert re.search("<b>mine</b>: place [1-8] of 8", note(photo_scores, start=0))
@@ -287,6 +331,47 @@ def test_the_best_class_is_compared_with_the_class_that_was_asked_for(model, pho
     for other in (-1, int(logits.argmax()), 7):  # 7: the new class, which is not described
         assert f"Why {best}, and not {second}?" in why(other)
     assert f"Why {best}, and not {last}?" in why(int(logits.argmin()))
+
+
+@needs_gradio
+def test_several_photos_make_a_table_and_a_file(model, tmp_path):
+    page = importlib.import_module("app").Page(model, "tiny birds")
+    photo().save(tmp_path / "bird.png")
+    (tmp_path / "broken.png").write_bytes(BROKEN["cut off"])
+    paths = [str(tmp_path / "bird.png"), str(tmp_path / "broken.png")]
+    rows, download, limit = page.several(paths, "", scoring.AVERAGE, [], {}, -1, 1.0)
+    (bird, broken) = [dict(zip(scoring.ANSWER_COLUMNS, row, strict=True)) for row in rows]
+    assert (bird["file"], bird["answer"]) == ("bird.png", "unknown") and bird["guess"] in model.config.label2id
+    assert broken["file"] == "broken.png" and "does not open" in broken["error"] and not broken["answer"]
+    with open(download["value"], newline="", encoding="utf-8-sig") as file:
+        assert [row["guess"] for row in csv.DictReader(file)] == [bird["guess"], ""]
+    assert not limit["visible"]
+
+
+@needs_gradio
+def test_unknown_is_offered_by_the_precisions_that_the_model_knows(model, monkeypatch):
+    app = importlib.import_module("app")
+    assert [share for _, share in app.confidences(model.config)] == [0.0, 0.5, 0.8, 0.95]
+    monkeypatch.setattr(model.config, "precision_thresholds", [[0.9, 0.42]])
+    assert app.confidences(model.config)[1:] == [("answers are right in 90%, as estimated", 0.42)]
+
+
+@needs_gradio
+def test_the_examples_are_those_of_the_model_or_of_the_user(tmp_path):
+    app = importlib.import_module("app")
+    birds, creatures = ["Crow"], ["creature_01"]
+    assert app.examples_folder(str(tmp_path), None, birds) is None
+    assert app.examples_folder(str(tmp_path), None, creatures) == SPACE / "examples"
+    for name in ("examples", "mine"):
+        (tmp_path / name).mkdir()
+    assert app.examples_folder(str(tmp_path), None, creatures) == tmp_path / "examples"
+    assert app.examples_folder(str(tmp_path), str(tmp_path / "mine"), creatures) == tmp_path / "mine"
+    with pytest.raises(SystemExit, match="no folder nowhere"):
+        app.examples_folder(str(tmp_path), "nowhere", birds)
+    (tmp_path / "mine" / "notes.txt").write_text("no picture")
+    photo().save(tmp_path / "mine" / "b.JPG")
+    assert [path.name for path in app.example_pictures(tmp_path / "mine")] == ["b.JPG"]
+    assert app.example_pictures(None) == []
 
 
 # In a browser --------------------------------------------------------------------------------------------------------
@@ -390,7 +475,7 @@ def test_a_described_class_joins_the_ranking_and_follows_its_slider(page):
     described = json.loads(page.locator("#copied .cm-content").inner_text())
     assert described["griffle"]["attribute 3"] == pytest.approx(0.1) and len(described["griffle"]) == 8
     page.get_by_role("button", name="Start again").click()
-    page.get_by_text("Choose an attribute").wait_for()
+    page.get_by_text("Choose a trait").wait_for()
     slider.wait_for(state="hidden")
     assert page.locator("#ranking .yours").count() == 0
 
@@ -437,3 +522,35 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     wide = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > 391).length"
     assert page.evaluate(wide) == 0
+
+
+@in_browser
+def test_several_photos_become_a_table_to_download(page):
+    page.get_by_role("tab", name="Several photos").click()
+    creature = (SPACE / "examples" / "creature_01.png").read_bytes()
+    files = [
+        {"name": name, "mimeType": "image/png", "buffer": content}
+        for name, content in (("first.png", creature), ("second.png", BROKEN["cut off"]))
+    ]
+    page.locator("#photos input[type=file]").set_input_files(files)
+    answers = page.locator("#answers")
+    answers.get_by_text("first.png").first.wait_for()
+    answers.get_by_text(re.compile("does not open as a picture")).first.wait_for(state="attached")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV").click()
+    with open(download.value.path(), newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["first.png", "second.png"]
+    assert rows[0]["answer"].startswith("bird ") and rows[1]["error"]
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@in_browser
+def test_below_the_confidence_the_page_says_unknown(page, model, monkeypatch):
+    page.get_by_role("button", name="griffle").click()
+    page.locator("#ranking li").first.wait_for()
+    assert page.locator("#ranking .unknown").count() == 0
+    monkeypatch.setattr(model.config, "temperature", 1e6)  # every class is as probable as any other
+    choose(page, "#least", "95%")
+    page.locator("#ranking .unknown", has_text="an answer needs 95.0%").wait_for()

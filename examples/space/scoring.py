@@ -3,9 +3,11 @@
 Letters of the shapes: K classes, A attributes, E experts, H x W regions.
 """
 
+import csv
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +16,8 @@ from transformers import AutoModelForZeroShotImageClassification, PreTrainedMode
 from transformers.image_utils import load_image
 
 VERMILLION = np.array([213, 94, 0]) / 255  # of Okabe and Ito's palette, told apart with any colour vision
+UNKNOWN = "unknown"
+ANSWER_COLUMNS = ("file", "answer", "confidence", "guess", "second", "second_confidence", "error")
 AVERAGE, NOTHING = -1, -2  # what a description starts from, or else the index of a class
 
 
@@ -79,6 +83,36 @@ def class_logits(model: PreTrainedModel, photo_scores: PhotoScores, table) -> np
     return model.score_classes(photo_scores.attribute_scores, table)[0].float().cpu().numpy()
 
 
+def probabilities(model: PreTrainedModel, logits: np.ndarray) -> np.ndarray:
+    """K, 0..1, which sum to 1: how probable each class is, as the model was calibrated."""
+    return model.probabilities(torch.from_numpy(logits)[None])[0].numpy()
+
+
+def answer_row(model: PreTrainedModel, table, path: str, least: float) -> dict:
+    """What the model says of a photo, by `ANSWER_COLUMNS`. Where no class has the probability `least`: 'unknown'."""
+    row = dict.fromkeys(ANSWER_COLUMNS, "") | {"file": Path(path).name}
+    try:
+        scores = probabilities(model, class_logits(model, score_photo(model, open_photo(path)), table))
+    except ValueError as error:
+        return row | {"error": str(error)}
+    best, *others = (-scores).argsort(kind="stable").tolist()
+    row |= {"answer": table.class_names[best], "confidence": round(float(scores[best]), 4)}
+    if scores[best] < least:
+        row |= {"answer": UNKNOWN, "guess": table.class_names[best]}
+    if others:
+        row |= {"second": table.class_names[others[0]], "second_confidence": round(float(scores[others[0]]), 4)}
+    return row
+
+
+def write_answers(rows: list[dict], path: Path) -> str:
+    """Write rows as CSV that Excel knows as UTF-8; the path as text."""
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        writer = csv.DictWriter(file, ANSWER_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
 @torch.no_grad()
 def contributions(
     model: PreTrainedModel, photo_scores: PhotoScores, table, one: int, other: int
@@ -101,16 +135,61 @@ def strongest_attribute(model: PreTrainedModel, photo_scores: PhotoScores, table
     return int(np.where(found, parts, -np.inf).argmax())
 
 
+@dataclass(frozen=True)
+class Control:
+    """What sets one trait of a new class: a drop-down, or a slider.
+
+    Args:
+        choices: of the drop-down, pairs of text and value; empty for a slider. low, high, step: of the slider.
+        unit: of the slider's numbers.
+    """
+
+    choices: tuple[tuple[str, str | bool], ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    step: float = 0.01
+    unit: str = ""
+
+    @property
+    def start(self) -> float | str | bool:
+        """The position before anyone has moved it."""
+        return self.choices[0][1] if self.choices else self.high
+
+
+def controls(table) -> dict[str, Control]:
+    """Name -> control of everything that can be described: columns of the table of traits, or else attributes."""
+    if table.traits is None:
+        return {name: Control((), *slider_range(table, a)) for a, name in enumerate(table.attribute_names)}
+    columns = {}
+    for trait in table.traits:
+        columns.setdefault(trait["column"], []).append(trait)
+    return {column: control_of(traits) for column, traits in columns.items()}
+
+
+def control_of(traits: list[dict]) -> Control:
+    """The control of a column, from the traits of its attributes."""
+    first = traits[0]
+    if first["category"] is not None:
+        choices = [(trait["category"], trait["category"]) for trait in traits]
+        return Control(tuple(choices) if len(choices) > 1 else (choices[0], (f"not {first['category']}", False)))
+    if first["kind"] == "yes/no":
+        return Control((("yes", "yes"), ("no", "no")))
+    return Control((), *whole_steps(*first["range"]), first["unit"])
+
+
 def slider_range(table, attribute: int) -> tuple[float, float, float]:
     """Lowest and highest value of an attribute over the classes, rounded outwards to whole steps, and the step.
 
-    The step is a power of ten, with 100 to 1000 of them in the range. An attribute with a single value has the
-    range of all attributes.
+    An attribute with a single value has the range of all attributes.
     """
     values = table.class_attributes[:, attribute]
     if values.min() == values.max():
         values = table.class_attributes
-    low, high = float(values.min()), float(values.max())
+    return whole_steps(float(values.min()), float(values.max()))
+
+
+def whole_steps(low: float, high: float) -> tuple[float, float, float]:
+    """The range rounded outwards to whole steps, and the step, a power of ten: 100 to 1000 of them in the range."""
     if low == high:
         high = low + 1
     scale = 10.0 ** (2 - math.floor(math.log10(high - low)))
@@ -118,13 +197,15 @@ def slider_range(table, attribute: int) -> tuple[float, float, float]:
     return low, high, 1 / scale
 
 
-def describe(table, start: int, values: dict[str, float]) -> np.ndarray:
-    """A: the start (AVERAGE, NOTHING or the index of a class) with the values of some attributes replaced."""
+def describe(table, start: int, values: dict[str, float | str | bool]) -> np.ndarray:
+    """A: the start (AVERAGE, NOTHING or the index of a class) with some traits, or attributes, replaced."""
     if start == AVERAGE:
         row = table.class_attributes.mean(axis=0)
     else:
         row = np.zeros(table.num_attributes, np.float32) if start == NOTHING else table.class_attributes[start].copy()
-    row[[table.attribute_names.index(name) for name in values]] = list(values.values())
+    for name, value in values.items():
+        for attribute, number in ({name: value} if table.traits is None else table.encode(name, value)).items():
+            row[table.attribute_names.index(attribute)] = number
     return row
 
 

@@ -46,15 +46,12 @@ def heading(source: str, table) -> str:
     )
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax: K numbers in 0..1."""
-    powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
+def ranking(table, order: Sequence[int], scores: np.ndarray, new: int, least: float = 0.0) -> str:
+    """The best classes and their probabilities, and the new one (index `new`) wherever it stands.
 
-
-def ranking(table, order: Sequence[int], logits: np.ndarray, new: int) -> str:
-    """The best classes, and the new one (index `new`) wherever it stands."""
-    scores, rows = probabilities(logits), []
+    Where even the best has less than `least`, the answer above them is 'unknown'.
+    """
+    rows = []
     for place, k in enumerate(order, start=1):
         if place <= TOP or k == new:
             mark = "yours" if k == new else "" if table.seen[k] else "described"
@@ -63,14 +60,16 @@ def ranking(table, order: Sequence[int], logits: np.ndarray, new: int) -> str:
                 f'{mark and f"<span class=mark>{mark}</span>"}<span class="number">{scores[k]:.1%}</span>'
                 f'<span class="bar" aria-hidden="true"><i style="width:{scores[k]:.1%}"></i></span></li>'
             )
+    unsure = scores[order[0]] < least
+    answer = f'<p class="unknown" role="status"><b>Unknown</b>: an answer needs {least:.1%}.</p>' if unsure else ""
     note = '<p class="hint"><span class="mark">described</span> no photo of this class in training</p>'
-    return f'<ol class="ranking">{"".join(rows)}</ol>{note}'
+    return f'{answer}<ol class="ranking">{"".join(rows)}</ol>{note}'
 
 
-def place(table, order: Sequence[int], logits: np.ndarray) -> str:
+def place(table, order: Sequence[int], scores: np.ndarray) -> str:
     """Where the new class, the table's last, stands."""
     new = len(table) - 1
-    number, score = order.index(new) + 1, probabilities(logits)[new]
+    number, score = order.index(new) + 1, scores[new]
     name = named(table.class_names[new])
     return f'<p role="status"><b>{name}</b>: place {number} of {len(table)}, {score:.1%}</p>'
 
