@@ -35,6 +35,11 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 PLAN_FILE = "plan.json"
 
 
+def unfinished_folder(out: Path) -> Path:
+    """Where the blocks of a file are."""
+    return out.with_name(f"{out.name}.unfinished")
+
+
 class Blocks:
     """The unfinished answers beside the file that they will become.
 
@@ -44,7 +49,7 @@ class Blocks:
 
     def __init__(self, out: Path, plan: dict) -> None:
         self.out, self.plan = out, plan
-        self.folder = out.with_name(f"{out.name}.unfinished")
+        self.folder = unfinished_folder(out)
 
     def open(self) -> None:
         """Make the folder, or find it. Raises ValueError where it holds the answers to another question."""
@@ -81,8 +86,10 @@ class Blocks:
             with open(self.path(block), encoding="utf-8") as file:
                 yield from map(json.loads, file)
 
-    def remove(self) -> None:
-        """Remove them, when the file is there."""
+    def finish(self, count: int, columns: Sequence[str], excel: bool = False) -> None:
+        """Write the file from its blocks, and remove them."""
+        with whole_file(self.out) as unfinished:
+            write_rows(unfinished, self.rows(count), columns, excel)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
