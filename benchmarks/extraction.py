@@ -1,10 +1,18 @@
-"""Feature extraction: `FeatureCache.build` against a straightforward loop over timm with a DataLoader.
+"""Feature extraction from files to a file: the feature cache against straightforward loops.
 
-python benchmarks/extraction.py            results/extraction.json
-python benchmarks/extraction.py --quick    few images and a small backbone, nothing written
+python benchmarks/extraction.py                     results/extraction.json
+python benchmarks/extraction.py --photos FOLDER     the same with photos of yours (all folders below it)
+python benchmarks/extraction.py --quick             few images and a small backbone, nothing written
+
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 in front measures a processor that has nothing beyond AVX2.
+
+Every measurement is a process of its own, first use included: what the cache does to the allocator would help the
+loops too. They take turns, and the shortest time of each counts, because other work slows some of them down.
 """
 
 import argparse
+import json
+import os
 import sys
 import tempfile
 import time
@@ -19,13 +27,18 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.harness import alternate, report
+from benchmarks.harness import in_own_process, peak_memory, report
 from benchmarks.step import example_table
 from dedn_hf import DEDNForZeroShot
-from dedn_hf.data.features import FeatureCache
-from dedn_hf.data.transforms import evaluation_transform
+from dedn_hf.data.extraction import batches_of
+from dedn_hf.data.features import View, image_hashes, open_views
+from dedn_hf.data.processor import computes_bfloat16
+from dedn_hf.data.transforms import FixedViews, already_batched
+from dedn_hf.training.record import cpu_name
 
 BATCH = 32
+CROP = {"augmentation": "crop", "crop_scale": 0.35, "jitter": 0.3}  # of cub_views.yaml
+VIEWS = [None, {"mirrored": True}, *({"view": number, **CROP} for number in range(1, 8))]
 
 
 def write_photos(folder: Path, count: int) -> list[str]:
@@ -40,7 +53,7 @@ def write_photos(folder: Path, count: int) -> list[str]:
 
 
 class Photos(Dataset):
-    """The images of the straightforward loop: one file at a time, through timm's transform."""
+    """The images of the plain loop: one file at a time, through timm's transform."""
 
     def __init__(self, files: list[str], transform) -> None:
         self.files, self.transform = files, transform
@@ -52,88 +65,116 @@ class Photos(Dataset):
         return self.transform(Image.open(self.files[index]).convert("RGB"))
 
 
-@torch.no_grad()
-def straightforward(backbone: torch.nn.Module, photos: Photos, workers: int, device: str, out: Path) -> None:
-    """Write the feature maps of all photos to one file, in float16."""
-    maps = []
-    for batch in DataLoader(photos, BATCH, num_workers=workers):
-        maps.append(backbone(batch.to(device))[-1].cpu().half().numpy())
-    np.save(out, np.concatenate(maps))
+class Run:
+    """One measurement; each contestant writes the feature maps of all photos below `out`."""
+
+    def __init__(self, files: list[str], out: str, backbone: str, size: int, precision: str, workers: int) -> None:
+        self.files, self.out, self.precision, self.workers = files, Path(out), precision, workers
+        self.images = datasets.Dataset.from_dict({"image": files, "file": files})
+        self.images = self.images.cast_column("image", datasets.Image())
+        torch.manual_seed(0)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = DEDNForZeroShot.from_timm(backbone, example_table(), image_size=size, pretrained=False)
+        self.model = self.model.to(device).eval()
+        self.body = timm.create_model(backbone, features_only=True, out_indices=(-1,)).to(device).eval()
+        config = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=self.body)
+        self.transform = timm.data.create_transform(**config)
+
+    @torch.no_grad()
+    def loop(self) -> None:
+        """timm and a DataLoader, contiguous, in float32."""
+        maps = []
+        for batch in DataLoader(Photos(self.files, self.transform), BATCH, num_workers=self.workers):
+            maps.append(self.body(batch.to(self.model.device))[-1].cpu().half().numpy())
+        np.save(self.out / "loop.npy", np.concatenate(maps))
+
+    def cache(self, views: list = VIEWS[:1]) -> None:
+        """The feature cache of this package."""
+        wanted = [View(self.out / "cache", views[0])]
+        wanted += [View(self.out / "cache" / str(number), view) for number, view in enumerate(views[1:], start=1)]
+        how = {"precision": self.precision, "batch_size": BATCH, "num_workers": self.workers}
+        open_views(wanted, self.model, self.images, progress=False, **how)
+
+    def all_views(self) -> None:
+        """The feature cache with all views of `cub_views.yaml`."""
+        self.cache(VIEWS)
+
+    @torch.no_grad()
+    def passes(self) -> None:
+        """The same views in a pass over the images for each, channels-last, as this package did it before."""
+        contents = image_hashes(self.images)
+        self.model.to(memory_format=torch.channels_last)
+        for number, view in enumerate(VIEWS):
+            source = FixedViews(self.images, contents, self.model, [view])
+            batches = batches_of([(0,)] * len(self.files), BATCH)
+            loader = DataLoader(source, batch_sampler=batches, num_workers=self.workers, collate_fn=already_batched)
+            with open(self.out / f"{number}.bin", "wb") as file:
+                for pixels in loader:
+                    pixels = pixels.to(self.model.device, memory_format=torch.channels_last)
+                    file.write(self.model.backbone(pixels).cpu().half().numpy().tobytes())
 
 
-def ours(folder: Path, model: DEDNForZeroShot, images: datasets.Dataset, workers: int, precision: str) -> None:
-    """Write the same feature maps to a feature cache of this package."""
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        cache = Path(temporary) / "cache"
-        FeatureCache.build(
-            cache, model, images, precision=precision, batch_size=BATCH, num_workers=workers, progress=False
-        )
+def measure(contestant: str, *arguments: object) -> dict:
+    """Seconds and peak memory of a contestant in this process."""
+    run = Run(*arguments)
+    start = time.perf_counter()
+    getattr(run, contestant)()
+    return {"seconds": time.perf_counter() - start, "bytes": peak_memory()}
 
 
-def shares(model: DEDNForZeroShot, images: datasets.Dataset, precision: str) -> dict[str, float]:
-    """Seconds that one process needs for decoding, transform and backbone, over all images."""
-    seconds, transform = dict.fromkeys(("decoding", "transform", "backbone"), 0.0), evaluation_transform(model)
-    model.to(memory_format=torch.channels_last)
-    for start in range(0, len(images), BATCH):
-        times = [time.perf_counter()]
-        pictures = [image.convert("RGB") for image in images[start : start + BATCH]["image"]]
-        times.append(time.perf_counter())
-        pixels = torch.stack([transform(picture) for picture in pictures])
-        times.append(time.perf_counter())
-        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            model.extract_features(pixels.to(model.device, memory_format=torch.channels_last)).sum().item()
-        times.append(time.perf_counter())
-        for name, begin, end in zip(seconds, times, times[1:], strict=False):
-            seconds[name] += end - begin
-    model.to(memory_format=torch.contiguous_format)
-    return seconds
+def compare(pair: tuple[str, str], rounds: int, files: list[str], folder: Path, *options: object) -> dict:
+    """Shortest time of both contestants, which take turns, and the memory of theirs that needed most."""
+    seconds, memory = {name: [] for name in pair}, dict.fromkeys(pair, 0)
+    for _ in range(rounds):
+        for name in pair:
+            with tempfile.TemporaryDirectory(dir=folder) as out:
+                found = in_own_process(__file__, "--one", json.dumps([name, files, out, *options]))
+            seconds[name].append(found["seconds"])
+            memory[name] = max(memory[name], found["bytes"])
+    first, second = (min(seconds[name]) for name in pair)
+    return {
+        "theirs images/s": len(files) / first,
+        "ours images/s": len(files) / second,
+        "times faster": first / second,
+        "theirs GB": memory[pair[0]] / 2**30,
+        "ours GB": memory[pair[1]] / 2**30,
+    }
 
 
 def main() -> None:
-    """Measure both precisions, with and without workers."""
+    """Measure one view against the plain loop, and all views against a pass for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images and a small backbone, nothing written")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--photos", type=Path, help="folder of JPEG files, in place of drawn ones")
+    parser.add_argument("--images", type=int, default=192, help="how many images, for one view (default 192)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backbones", nargs="*", default=["tf_efficientnet_lite0", "resnet50"])
+    parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="processes that decode, in both")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    count, names = (16, ["test_resnet"]) if arguments.quick else (96, ["resnet50", "tf_efficientnet_lite0"])
-    size = 64 if arguments.quick else 224
+    if arguments.one:
+        print(json.dumps(measure(*json.loads(arguments.one))))
+        return
+    count, size, names = arguments.images, 224, arguments.backbones
+    if arguments.quick:
+        count, size, names, arguments.rounds = 16, 64, ["test_resnet"], 1
+    precisions = ["float32", *["bfloat16"] * computes_bfloat16(torch.device("cpu"))]
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        files = write_photos(folder, count)
-        images = datasets.Dataset.from_dict({"image": files, "file": files}).cast_column("image", datasets.Image())
+        files = sorted(map(str, arguments.photos.rglob("*.jpg"))) if arguments.photos else write_photos(folder, count)
+        files = files[:: max(1, len(files) // count)][:count]
+        plan = [(("loop", "cache"), files, precision, w) for precision in precisions for w in arguments.workers]
+        plan += [(("passes", "all_views"), files[: max(8, count // 4)], "float32", w) for w in arguments.workers]
         for name in names:
-            model = DEDNForZeroShot.from_timm(name, example_table(), image_size=size, pretrained=False)
-            model = model.to(arguments.device).eval()
-            backbone = timm.create_model(name, features_only=True).to(arguments.device).eval()
-            config = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=backbone)
-            photos = Photos(files, timm.data.create_transform(**config))
-            for precision in ("float32", "bfloat16"):
-                spent = shares(model, images, precision)
-                for workers in (0, 2):
-                    seconds = alternate(
-                        {
-                            "loop": lambda b=backbone, p=photos, w=workers: straightforward(
-                                b, p, w, arguments.device, folder / "loop.npy"
-                            ),
-                            "ours": lambda m=model, w=workers, p=precision: ours(folder, m, images, w, p),
-                        },
-                        arguments.repeats,
-                    )
-                    rows.append(
-                        {
-                            "backbone": name,
-                            "precision": precision,
-                            "workers": workers,
-                            "loop images/s": count / seconds["loop"],
-                            "ours images/s": count / seconds["ours"],
-                            "times faster": seconds["loop"] / seconds["ours"],
-                            **{f"{part} share": value / sum(spent.values()) for part, value in spent.items()},
-                        }
-                    )
-                    print(rows[-1], flush=True)
-    note = f"{count} JPEG files of 500 x 375, {size} pixels, {arguments.device}; the loop in float32"
+            for pair, some, precision, workers in plan:
+                numbers = compare(pair, arguments.rounds, some, folder, name, size, precision, workers)
+                what = {"backbone": name, "against": pair[0], "precision": precision, "workers": workers}
+                rows.append({**what, "images": len(some), **numbers})
+                print(rows[-1], flush=True)
+    processor = f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    limits = {name: os.environ[name] for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if name in os.environ}
+    note = f"{size} pixels, batch {BATCH}, on {processor} {limits or ''}; shortest of {arguments.rounds} rounds"
     report("extraction", rows, note, not arguments.quick)
 
 

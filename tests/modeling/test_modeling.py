@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from dedn_hf import DEDNConfig, DEDNForZeroShot
+from dedn_hf.modeling import modeling_dedn
 from dedn_hf.modeling.backbone import create_body
 from dedn_hf.modeling.experts import (
     Expert,
@@ -971,3 +972,19 @@ def test_unfreezing_the_backbone_unfreezes_its_stages():
     model.train()
     assert all(module.training for module in model.backbone.modules())
     assert all(parameter.requires_grad for parameter in model.backbone.parameters())
+
+
+def test_on_a_cpu_few_pixels_go_through_the_backbone_at_once_and_the_result_is_the_same(monkeypatch):
+    model, at_once = image_model().eval(), []
+    pixels = images(model, 7)
+    whole = model.backbone(pixels)
+    model.backbone.register_forward_hook(lambda _, inputs, __: at_once.append(len(inputs[0])))
+    monkeypatch.setattr(modeling_dedn, "CPU_PIXELS", 3 * model.config.image_size**2)
+    with torch.no_grad():
+        torch.testing.assert_close(model.extract_features(pixels), whole, rtol=1e-4, atol=1e-6)
+    assert at_once == [3, 3, 1]
+    model.extract_features(pixels)  # with gradients, as in training
+    monkeypatch.setattr(modeling_dedn, "CPU_PIXELS", 1)  # an image larger than that goes alone
+    with torch.no_grad():
+        model.extract_features(pixels)
+    assert at_once[3:] == [7] + [1] * 7
