@@ -6,12 +6,14 @@
     python benchmarks/forecast.py --data shapes --unseen 8 --backbone ...
 
 In each division other classes are unseen. The forecast sees the training photos of the seen classes only; the truth is
-what ESZSL, chosen and trained on these, reaches on the test photos.
+what ESZSL, chosen and trained on these, reaches on the test photos. The pairs that are named are compared with the
+confusions of that ESZSL, and the two classes to photograph with two that are drawn.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,12 @@ from harness import RESULTS, environment
 
 from dedn_hf.cli.backbone import add_backbone_arguments, pooled_photos, take_backbone
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.studies.baselines import baselines
-from dedn_hf.studies.forecast import FORECAST, forecast
-from dedn_hf.studies.pooled import redivided
+from dedn_hf.studies.baselines import Baseline, baselines
+from dedn_hf.studies.forecast import FORECAST, Forecast, forecast
+from dedn_hf.studies.pooled import PooledPhotos, joined, redivided
 from dedn_hf.studies.probes import ESZSL
+from dedn_hf.studies.trials import hold_out_classes
+from dedn_hf.studies.visibility import confusions
 from dedn_hf.traits import read_traits
 
 
@@ -52,6 +56,43 @@ def described_by(table: AttributeTable, traits: list[str], names: str | None) ->
     )
 
 
+def pairs_named(
+    parts: dict[str, PooledPhotos], table: AttributeTable, said: Forecast, truth: Baseline
+) -> dict[str, float]:
+    """Share of photos confused in the five pairs of unseen classes that are named, and in all pairs of them."""
+    everything, tested = together(parts)
+    seen, unseen = np.flatnonzero(table.seen), np.flatnonzero(~table.seen)
+    (trial,) = hold_out_classes(ESZSL, everything, tested, table.class_attributes, seen, unseen, [truth.setting])
+    beaten = confusions(trial)[len(seen) :, len(seen) :]
+    shares = (beaten + beaten.T) / 2
+    place = {table.class_names[index]: number for number, index in enumerate(unseen)}
+    named = [pair for pair in said.pairs if not pair.seen][:5]
+    return {
+        "said of the named": float(np.mean([pair.share for pair in named])),
+        "true of the named": float(np.mean([shares[place[pair.first], place[pair.second]] for pair in named])),
+        "true of all": float(shares[np.triu_indices(len(unseen), 1)].mean()),
+    }
+
+
+def photographed(
+    parts: dict[str, PooledPhotos], table: AttributeTable, classes: Sequence[int], truth: Baseline
+) -> float:
+    """Accuracy of all unseen classes among all classes, with four fifths of the photos of some of them learned."""
+    everything, tested = together(parts)
+    tested &= ~(np.isin(everything.labels, classes) & ~everything.held_out("test"))
+    seen = np.sort([*np.flatnonzero(table.seen), *classes])
+    rest = np.setdiff1d(np.flatnonzero(~table.seen), classes)
+    (trial,) = hold_out_classes(ESZSL, everything, tested, table.class_attributes, seen, rest, [truth.setting])
+    accuracies = dict(zip(trial.classes.tolist(), trial.scores(truth.constant)["per_class_accuracy"], strict=True))
+    return float(np.mean([accuracies[index] for index in [*classes, *rest]]))
+
+
+def together(parts: dict[str, PooledPhotos]) -> tuple[PooledPhotos, np.ndarray]:
+    """All photos, and which of them are tested."""
+    everything = joined([parts["train"], parts["test_seen"], parts["test_unseen"]])
+    return everything, np.arange(len(everything.labels)) >= len(parts["train"].labels)
+
+
 def main() -> None:
     """Forecast and measure every division, print the means, keep all numbers."""
     arguments = vars(parse_arguments())
@@ -65,6 +106,13 @@ def main() -> None:
         expected = forecast(parts["train"], divided)
         (truth,) = baselines(parts, divided, [ESZSL])
         found.append({"expected": expected.expected, "spread": expected.spread, "truth": truth.scores})
+        found[-1]["pairs"] = pairs_named(parts, divided, expected, truth)
+        named = [divided.class_names.index(name) for name in expected.to_photograph[:2]]
+        drawn = np.random.default_rng(seed).permutation(np.flatnonzero(~divided.seen))
+        found[-1]["photographed"] = {
+            "named": photographed(parts, divided, named, truth),
+            "drawn": float(np.mean([photographed(parts, divided, drawn[at : at + 2], truth) for at in (0, 2, 4)])),
+        }
         print(
             seed, *(f"{name} {100 * expected.expected[name]:.1f} {100 * truth.scores[name]:.1f}" for name in FORECAST)
         )
@@ -77,6 +125,9 @@ def main() -> None:
             f"{truth.mean():6.1f} ± {truth.std(ddof=1):4.1f} {(expected - truth).mean():+6.1f}  "
             f"{np.mean(off < 1):.0%} {np.mean(off < 2):.0%}"
         )
+    for title, part in (("share of photos confused", "pairs"), ("right, two of them photographed", "photographed")):
+        means = {name: 100 * np.mean([each[part][name] for each in found]) for name in found[0][part]}
+        print(f"{title}:", ", ".join(f"{name} {value:.1f}" for name, value in means.items()))
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"forecast-{arguments['name'] or Path(arguments['data']).name}.json"
     file.write_text(json.dumps({"environment": environment(), "divisions": found}, indent=1) + "\n")

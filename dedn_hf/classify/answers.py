@@ -35,11 +35,6 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 PLAN_FILE = "plan.json"
 
 
-def unfinished_folder(out: Path) -> Path:
-    """Where the blocks of a file are."""
-    return out.with_name(f"{out.name}.unfinished")
-
-
 class Blocks:
     """The unfinished answers beside the file that they will become.
 
@@ -49,7 +44,7 @@ class Blocks:
 
     def __init__(self, out: Path, plan: dict) -> None:
         self.out, self.plan = out, plan
-        self.folder = unfinished_folder(out)
+        self.folder = out.with_name(f"{out.name}.unfinished")
 
     def open(self) -> None:
         """Make the folder, or find it. Raises ValueError where it holds the answers to another question."""
@@ -86,10 +81,8 @@ class Blocks:
             with open(self.path(block), encoding="utf-8") as file:
                 yield from map(json.loads, file)
 
-    def finish(self, count: int, columns: Sequence[str], excel: bool = False) -> None:
-        """Write the file from its blocks, and remove them."""
-        with whole_file(self.out) as unfinished:
-            write_rows(unfinished, self.rows(count), columns, excel)
+    def remove(self) -> None:
+        """Remove them, when the file is there."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

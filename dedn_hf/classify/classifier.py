@@ -16,7 +16,7 @@ from PIL import ExifTags
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks, unfinished_folder
+from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks, write_rows
 from dedn_hf.classify.collection import Collection, collect
 from dedn_hf.classify.page import thumbnail, write_page
 from dedn_hf.classify.rollup import Groups, Rollup
@@ -102,13 +102,13 @@ def classify(
     out, html = Path(out).absolute(), None if html is None else Path(html).absolute()
     threshold = model.config.confidence_threshold(min_confidence, precision)
     require_usable(out, html, top_k, groups, threshold)
-    require_free(out, html, overwrite)
     table = candidate_classes(model.attribute_table, classes, exclude, candidates)
     found = collect([photos] if isinstance(photos, str | os.PathLike) else photos, file_column)
     batch_size = batch_size or suitable_batch(model)
     options = {"min_confidence": threshold, "groups": groups, "top_k": top_k, "html": html is not None}
-    facts = {"model": fingerprint(model), "photos": found.digest(), "classes": described_by(table)}
+    facts = {"model": fingerprint(model), "photos": found.digest(), "classes": table.class_names}
     blocks = Blocks(out, {**facts, **options, "batch_size": batch_size})
+    require_free(out, html, overwrite, goes_on=blocks.folder.exists())
     state = processes()
     if state.is_main_process:
         blocks.open()
@@ -129,7 +129,9 @@ def classify(
         if html is not None:
             with whole_file(html) as unfinished:
                 write_page(unfinished, blocks.rows(count), out.name, str(summary))
-        blocks.finish(count, list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
+        with whole_file(out) as unfinished:
+            write_rows(unfinished, blocks.rows(count), list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
+        blocks.remove()
     state.wait_for_everyone()
     return summary
 
@@ -162,9 +164,9 @@ def require_usable(out: Path, html: Path | None, top_k: int | None, groups: Grou
         raise ValueError("A group is the answer where no class is sure enough. Give precision or min_confidence.")
 
 
-def require_free(out: Path, html: Path | None, overwrite: bool) -> None:
-    """Raise FileExistsError for a file that is there; but the page may be of a run that was stopped after it."""
-    for path in (out, None if unfinished_folder(out).exists() else html):
+def require_free(out: Path, html: Path | None, overwrite: bool, goes_on: bool) -> None:
+    """Raise FileExistsError for a file that is there; but the page may be of a run that now `goes_on`."""
+    for path in (out, None if goes_on else html):
         if path is not None and path.exists() and not overwrite:
             raise FileExistsError(f"{path} is there already. Give another name, or --overwrite.")
 
@@ -184,13 +186,6 @@ def fingerprint(model: DEDNForZeroShot) -> str:
     found = hashlib.sha256(model.config.to_json_string(use_diff=False).encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.double().sum().item()!r}".encode())
-    return found.hexdigest()[:16]
-
-
-def described_by(table: AttributeTable) -> str:
-    """16 hexadecimal digits that change with the classes to choose among, and with what describes them."""
-    found = hashlib.sha256("\0".join(table.class_names).encode("utf-8", "surrogateescape"))
-    found.update(table.class_attributes.tobytes() + table.seen.tobytes())
     return found.hexdigest()[:16]
 
 

@@ -8,7 +8,6 @@ have. Two sizes are measured, and the scores are taken further along the logarit
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,16 @@ from dedn_hf.studies.baselines import chance, folds_of
 from dedn_hf.studies.pooled import PooledPhotos
 from dedn_hf.studies.probes import ESZSL
 from dedn_hf.studies.trials import Trial, choose, hold_out_classes
-from dedn_hf.studies.visibility import NOT_SHOWN, SHOWN, Pair, Visible, likely_confusions, visible_traits
+from dedn_hf.studies.visibility import (
+    NOT_SHOWN,
+    SHOWN,
+    Pair,
+    Visible,
+    least_like_any_seen,
+    likely_confusions,
+    visible_rows,
+    visible_traits,
+)
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
@@ -42,6 +50,7 @@ class Forecast:
         expected, spread: T1, U, S and H, 0..1, and the standard deviation of one set of unseen classes around them.
         guessing: the same scores of guessing. per_doubling: what T1 gains when twice as many classes have photos.
         traits: every attribute and how well the photos show it. pairs: classes likely to be confused, likeliest first.
+        to_photograph: unseen classes, first the one of which photos would help most.
     """
 
     seen: int
@@ -54,18 +63,11 @@ class Forecast:
     per_doubling: float
     traits: list[Visible] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list)
+    to_photograph: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as data for JSON."""
         return asdict(self)
-
-    def to_photograph(self) -> list[str]:
-        """Unseen classes, first the one that will be confused with the other unseen ones most."""
-        confused = Counter()
-        for pair in self.pairs:
-            if not pair.seen:
-                confused.update({pair.first: pair.share, pair.second: pair.share})
-        return [name for name, _ in confused.most_common()]
 
     def __str__(self) -> str:
         lines = [
@@ -97,13 +99,12 @@ class Forecast:
                 f"  likely confused: {pair.first} and {pair.second}, in {pair.share:.0%} of their photos; photos set "
                 f"them apart by {differ}"
             )
-        near = [pair for pair in self.pairs if not pair.seen][:1]
-        if near:
-            lines.append(f"  would help: photos of {', then '.join(self.to_photograph()[:3])}")
-            lines += [
-                f"  would help: traits that photos show, and in which {pair.first} and {pair.second} differ"
-                for pair in near
-            ]
+        if self.pairs:
+            first, second = self.pairs[0].first, self.pairs[0].second
+            lines.append(f"  would help: traits that photos show, and in which {first} and {second} differ")
+        if self.to_photograph:
+            names = ", then ".join(self.to_photograph[:PAIRS])
+            lines.append(f"  would help: photos of the classes that are least like any with photos: {names}")
         if self.per_doubling > 0:
             more = round(self.seen / 4)
             gain = self.per_doubling * math.log2(1 + more / self.seen)
@@ -143,6 +144,7 @@ def forecast(photos: PooledPhotos, table: AttributeTable) -> Forecast:
     # What is measured on the classes that are there is itself a sample, of so many sets of classes.
     spread = measured.std(axis=0, ddof=1) * math.sqrt(1 + at_a_time / len(seen))
     traits = visible_traits(photos, table, folds)
+    rows = visible_rows(table, traits)
     return Forecast(
         seen=len(seen),
         unseen=unseen,
@@ -153,7 +155,8 @@ def forecast(photos: PooledPhotos, table: AttributeTable) -> Forecast:
         guessing={name: chance(len(seen), unseen)[name] for name in FORECAST},
         per_doubling=float(per_doubling[0]),
         traits=traits,
-        pairs=likely_confusions(table, traits, trials),
+        pairs=likely_confusions(table, rows, trials),
+        to_photograph=least_like_any_seen(table, rows),
     )
 
 
@@ -189,12 +192,23 @@ def sets_of(classes: np.ndarray, size: int) -> Iterator[np.ndarray]:
 def accuracies(trials: Sequence[Trial], unseen: int) -> np.ndarray:
     """T1, U and S of each trial (trials x 3), with as many unseen classes as given.
 
-    With more than were held out, each falls as a power of the number, as it does between one of them and all of them.
+    With more than were held out, each falls further as it did from half of them to all of them: its logit along the
+    logarithm of the number. (A small number has no half to speak of. There each falls as a power of the number.)
     """
-    measured = np.array([trial.accuracies(int((~trial.seen).sum())) for trial in trials])
     held_out = int((~trials[0].seen).sum())
+    measured = np.array([trial.accuracies(held_out) for trial in trials])
     if unseen <= held_out:
         return measured
-    with_one = np.array([trial.accuracies(1) for trial in trials]).mean(axis=0)
-    exponent = np.log(np.maximum(measured.mean(axis=0), 1e-6) / np.maximum(with_one, 1e-6)) / math.log(held_out)
-    return measured * (unseen / held_out) ** exponent
+    fewer, curve, inverse = (held_out // 2, _logit, _logistic) if held_out >= 6 else (1, np.log, np.exp)
+    fewer_measured = np.array([trial.accuracies(fewer) for trial in trials])
+    end, start = (curve(each.mean(axis=0).clip(0.001, 0.999)) for each in (measured, fewer_measured))
+    fall = (end - start) / math.log(held_out / fewer) * math.log(unseen / held_out)
+    return measured * inverse(end + fall) / inverse(end)
+
+
+def _logit(share: np.ndarray) -> np.ndarray:
+    return np.log(share / (1 - share))
+
+
+def _logistic(value: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-value))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.spatial.distance import cdist
 
 from dedn_hf.studies.pooled import PooledPhotos
 from dedn_hf.studies.probes import Ridge, directions
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
 
 SHOWN, NOT_SHOWN = 0.7, 0.6  # AUC from which on, and below which, we say so
-NEAREST = 0.05  # share of the measured pairs that stand for a pair at some distance
+MOST_PAIRS = 100
+TRAITS = 3  # named, of those that set two classes apart
 
 
 @dataclass
@@ -24,8 +28,8 @@ class Visible:
     """How well photos show an attribute.
 
     Args:
-        attribute: its name. auc: how likely a photo of a class that has more of it than the median class gets the
-            higher prediction, against a photo of another class; 0.5 is guessing, None where all classes are equal.
+        attribute: its name. auc: how likely a photo of a class that has more of it than the average gets the higher
+            prediction, against a photo of another class; 0.5 is guessing, None where all classes are equal.
     """
 
     attribute: str
@@ -64,8 +68,8 @@ def visible_traits(photos: PooledPhotos, table: AttributeTable, folds: Sequence[
         probe = Ridge(learned.features, labels, table.class_attributes[classes])
         probe.fit(setting)
         predicted[held_out] = probe.predict(photos.features[held_out])
-    values = table.class_attributes[np.unique(photos.labels)]
-    has_more = table.class_attributes[photos.labels] > np.median(values, axis=0)
+    average = table.class_attributes[np.unique(photos.labels)].mean(axis=0)
+    has_more = table.class_attributes[photos.labels] > average
     return [
         Visible(name, area_under_roc(predicted[:, place], has_more[:, place]))
         for place, name in enumerate(table.attribute_names)
@@ -82,33 +86,59 @@ def area_under_roc(predicted: np.ndarray, positive: np.ndarray) -> float | None:
     return float((ranks.sum() - positives * (positives - 1) / 2) / (positives * negatives))
 
 
-def likely_confusions(table: AttributeTable, traits: Sequence[Visible], trials: Sequence[Trial]) -> list[Pair]:
+def visible_rows(table: AttributeTable, traits: Sequence[Visible]) -> np.ndarray:
+    """K x A: the classes' rows, L2-normalised, each attribute as far as photos show it."""
+    weights = [max(0.0, 2 * (0.5 if trait.auc is None else trait.auc) - 1) for trait in traits]
+    return directions(table.class_attributes) * np.array(weights)
+
+
+def likely_confusions(table: AttributeTable, rows: np.ndarray, trials: Sequence[Trial]) -> list[Pair]:
     """Pairs of classes, one at least unseen, by how often pairs of held-out classes as near as they were confused.
 
-    Near are classes whose rows hardly differ in what photos show. Where the table has no unseen class, all classes
-    count as such.
+    The likeliest ones, a hundred at most. Where the table has no unseen class, all classes count as such.
+
+    Args:
+        rows: as of `visible_rows`; near are classes whose rows are. trials: of seen classes, where they were held out.
     """
-    weights = np.array([max(0.0, 2 * (trait.auc or 0.5) - 1) for trait in traits])
-    rows = directions(table.class_attributes) * weights
-    distances = np.linalg.norm(rows[:, None] - rows[None], axis=2)
-    unseen = np.flatnonzero(~table.seen) if not table.seen.all() else np.arange(len(table))
-    pairs = []
+    distances = cdist(rows, rows)
+    unseen = ~table.seen if not table.seen.all() else table.seen
+    found = []
     for with_seen in (False, True):
-        near, confused = measured_pairs(trials, distances, with_seen)
-        for first in unseen:
-            for second in np.setdiff1d(np.arange(len(table)), unseen) if with_seen else unseen[unseen > first]:
-                share = float(np.interp(distances[first, second], near, confused))
-                gaps = np.abs(rows[first] - rows[second])
-                differ = [table.attribute_names[place] for place in gaps.argsort()[::-1][:3] if gaps[place] > 0]
-                names = table.class_names[first], table.class_names[second]
-                pairs.append(Pair(*names, with_seen, share, differ))
-    return sorted(pairs, key=lambda pair: -pair.share)
+        possible = np.outer(unseen, ~unseen) if with_seen else np.triu(np.outer(unseen, unseen), 1)
+        first, second = np.nonzero(possible)
+        far = distances[first, second]
+        shares = np.interp(far, *measured_pairs(trials, distances, with_seen))
+        found += zip(-shares, far, first, second, [with_seen] * len(far), strict=True)
+    return [
+        Pair(
+            table.class_names[first],
+            table.class_names[second],
+            with_seen,
+            float(-share),
+            differences(rows[first] - rows[second], table.attribute_names),
+        )
+        for share, _, first, second, with_seen in heapq.nsmallest(MOST_PAIRS, found)
+    ]
+
+
+def differences(gaps: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The names of the attributes with the largest gaps."""
+    largest = np.abs(gaps).argsort(kind="stable")[::-1][:TRAITS]
+    return [names[place] for place in largest if gaps[place]]
+
+
+def least_like_any_seen(table: AttributeTable, rows: np.ndarray) -> list[str]:
+    """The unseen classes, first the one that is farthest from its nearest seen class. rows: as of `visible_rows`."""
+    unseen = np.flatnonzero(~table.seen)
+    nearest = cdist(rows[unseen], rows[table.seen]).min(axis=1, initial=np.inf)
+    return [table.class_names[unseen[place]] for place in nearest.argsort(kind="stable")[::-1]]
 
 
 def measured_pairs(trials: Sequence[Trial], distances: np.ndarray, with_seen: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Distances, ascending, and the share of photos confused at each, a mean over the pairs nearest to it.
+    """Distances, ascending, and the share of photos confused at each, which falls with the distance.
 
-    Pairs are of two held-out classes, or, `with_seen`, of a held-out class and one that was learned.
+    It is the isotonic regression over all pairs: of two held-out classes, or, `with_seen`, of a held-out class and one
+    that was learned.
     """
     found = []
     for trial in trials:
@@ -122,9 +152,7 @@ def measured_pairs(trials: Sequence[Trial], distances: np.ndarray, with_seen: bo
     if not found:
         return np.zeros(1), np.zeros(1)
     near, confused = np.array(sorted(found)).T
-    width = max(1, round(NEAREST * len(near)))
-    mean = np.ones(width) / width
-    return np.convolve(near, mean, "valid"), np.convolve(confused, mean, "valid")
+    return near, isotonic_regression(confused, increasing=False).x
 
 
 def confusions(trial: Trial) -> np.ndarray:

@@ -220,7 +220,7 @@ def test_a_stopped_classification_goes_on_where_it_was(stop_at, model, photos, t
 
 def test_an_unfinished_file_of_another_command_is_refused(model, photos, tmp_path, small_blocks, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module.Blocks, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(module, "write_rows", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             classify(model, photos, tmp_path / "answers.csv")
     with pytest.raises(ValueError, match="begun with other classes"):
@@ -228,18 +228,6 @@ def test_an_unfinished_file_of_another_command_is_refused(model, photos, tmp_pat
     (photos / "more.png").write_bytes(picture(3, 3))
     with pytest.raises(ValueError, match="begun with other photos"):
         classify(model, photos, tmp_path / "answers.csv")
-
-
-def test_an_unfinished_file_with_a_class_that_was_described_otherwise_is_refused(model, photos, tmp_path, monkeypatch):
-    def described(value: float) -> AttributeTable:
-        return AttributeTable(["bird z"], model.config.attribute_names, np.eye(1, 8) + value)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module.Blocks, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
-        with pytest.raises(KeyboardInterrupt):
-            classify(model, photos, tmp_path / "answers.csv", candidates=described(0.1))
-    with pytest.raises(ValueError, match="begun with other classes"):
-        classify(model, photos, tmp_path / "answers.csv", candidates=described(0.2))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -86,7 +86,7 @@ def test_a_run_that_stopped_after_its_page_goes_on(model, photos, tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(classifier.Blocks, "finish", stop)
+        patch.setattr(classifier, "write_rows", stop)
         with pytest.raises(KeyboardInterrupt):
             classify(model, photos, tmp_path / "answers.csv", html=tmp_path / "page.html")
     assert (tmp_path / "page.html").exists() and not (tmp_path / "answers.csv").exists()

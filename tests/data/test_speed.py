@@ -1,4 +1,4 @@
-"""What makes backbones fast on CPUs: memory that is kept, the layout, and a precision that the processor really has."""
+"""What makes backbones fast on CPUs: memory that is kept, the layout, a precision that the processor really has."""
 
 import platform
 import subprocess
