@@ -48,7 +48,7 @@ space: $(VENV)/.installed-space
 	$(BIN)/python examples/space/app.py $(MODEL)
 
 bench: $(VENV)/.installed-test
-	for name in step inference memory startup extraction growth serving; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in step inference memory startup extraction classify growth serving; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
