@@ -4,10 +4,9 @@ python benchmarks/extraction.py                     results/extraction.json
 python benchmarks/extraction.py --photos FOLDER     the same with photos of yours (all folders below it)
 python benchmarks/extraction.py --quick             few images and a small backbone, nothing written
 
-ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 in front measures a processor that has nothing beyond AVX2.
-
 Every measurement is a process of its own, first use included: what the cache does to the allocator would help the
-loops too. They take turns, and the shortest time of each counts, because other work slows some of them down.
+loops too. They take turns, and the shortest time of each counts, because other work slows some of them down. Rows with
+AVX2 keep torch and oneDNN from using anything beyond it.
 """
 
 import argparse
@@ -16,7 +15,9 @@ import os
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import datasets
 import numpy as np
@@ -37,6 +38,7 @@ from dedn_hf.data.transforms import FixedViews, already_batched
 from dedn_hf.training.record import cpu_name
 
 BATCH = 32
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 CROP = {"augmentation": "crop", "crop_scale": 0.35, "jitter": 0.3}  # of cub_views.yaml
 VIEWS = [None, {"mirrored": True}, *({"view": number, **CROP} for number in range(1, 8))]
 
@@ -158,23 +160,26 @@ def main() -> None:
     count, size, names = arguments.images, 224, arguments.backbones
     if arguments.quick:
         count, size, names, arguments.rounds = 16, 64, ["test_resnet"], 1
-    precisions = ["float32", *["bfloat16"] * computes_bfloat16(torch.device("cpu"))]
-    rows = []
+    own, rows = torch.backends.cpu.get_cpu_capability(), []
+    plan = [("loop", "cache", "float32", "AVX2"), ("passes", "all_views", "float32", "AVX2")]
+    if own != "AVX2":
+        plan += [(*pair, own) for *pair, _ in plan]
+    if computes_bfloat16(torch.device("cpu")):
+        plan += [("loop", "cache", "bfloat16", own), ("passes", "all_views", "bfloat16", own)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         files = sorted(map(str, arguments.photos.rglob("*.jpg"))) if arguments.photos else write_photos(folder, count)
         files = files[:: max(1, len(files) // count)][:count]
-        plan = [(("loop", "cache"), files, precision, w) for precision in precisions for w in arguments.workers]
-        plan += [(("passes", "all_views"), files[: max(8, count // 4)], "float32", w) for w in arguments.workers]
-        for name in names:
-            for pair, some, precision, workers in plan:
-                numbers = compare(pair, arguments.rounds, some, folder, name, size, precision, workers)
-                what = {"backbone": name, "against": pair[0], "precision": precision, "workers": workers}
-                rows.append({**what, "images": len(some), **numbers})
-                print(rows[-1], flush=True)
-    processor = f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    limits = {name: os.environ[name] for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA") if name in os.environ}
-    note = f"{size} pixels, batch {BATCH}, on {processor} {limits or ''}; shortest of {arguments.rounds} rounds"
+        for name, workers, (theirs, ours, precision, instructions) in product(names, arguments.workers, plan):
+            some = files if theirs == "loop" else files[::4]
+            environment = AVX2 if instructions == "AVX2" else {}
+            with patch.dict(os.environ, environment):
+                numbers = compare((theirs, ours), arguments.rounds, some, folder, name, size, precision, workers)
+            what = {"backbone": name, "instructions": instructions, "precision": precision, "workers": workers}
+            rows.append({**what, "against": theirs, "images": len(some), **numbers})
+            print(rows[-1], flush=True)
+    processor = f"{cpu_name()}, {own}, {torch.get_num_threads()} threads"
+    note = f"{size} pixels, batch {BATCH}, on {processor}; shortest of {arguments.rounds} rounds; loops in float32"
     report("extraction", rows, note, not arguments.quick)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-PICTURES, ROUNDS = 4, 2  # to measure a precision with
+PICTURES, ROUNDS = 8, 2  # to measure a precision with
 
 
 @functools.cache
