@@ -118,7 +118,9 @@ def main() -> None:
         )
     print("score  forecast  truth  difference  within one spread, two")
     for name in FORECAST:
-        expected, spread, truth = (100 * np.array([each[part][name] for each in found]) for part in found[0])
+        expected, spread, truth = (
+            100 * np.array([each[part][name] for each in found]) for part in ("expected", "spread", "truth")
+        )
         off = np.abs(expected - truth) / spread
         print(
             f"{name:5} {expected.mean():6.1f} ± {expected.std(ddof=1):4.1f} "
