@@ -71,7 +71,7 @@ def classify(
     groups: Groups | None = None,
     file_column: str | None = None,
     top_k: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int = 32,
     num_workers: int | None = None,
     excel: bool = False,
     overwrite: bool = False,
@@ -89,7 +89,7 @@ def classify(
             one that was chosen for this precision in training. groups: level -> class -> group, see `read_groups`: the
             answer is a group where no class is sure enough, but the sum over the classes of the group is.
         top_k: so many rows a photo, one for each of the best classes, in place of one.
-        batch_size: photos at a time. num_workers: processes that decode photos. Default: what suits the device.
+        batch_size: photos at a time. num_workers: processes that decode photos; default: what suits the device.
         html: a page to look through, with a thumbnail of each photo, the least sure first.
         excel: begin a CSV with a byte order mark, so that Excel reads it as UTF-8. overwrite: replace `out`.
 
@@ -104,7 +104,6 @@ def classify(
     require_usable(out, html, top_k, groups, threshold)
     table = candidate_classes(model.attribute_table, classes, exclude, candidates)
     found = collect([photos] if isinstance(photos, str | os.PathLike) else photos, file_column)
-    batch_size = batch_size or suitable_batch(model)
     options = {"min_confidence": threshold, "groups": groups, "top_k": top_k, "html": html is not None}
     facts = {"model": fingerprint(model), "photos": found.digest(), "classes": table.class_names}
     blocks = Blocks(out, {**facts, **options, "batch_size": batch_size})
@@ -169,11 +168,6 @@ def require_free(out: Path, html: Path | None, overwrite: bool, goes_on: bool) -
     for path in (out, None if goes_on else html):
         if path is not None and path.exists() and not overwrite:
             raise FileExistsError(f"{path} is there already. Give another name, or --overwrite.")
-
-
-def suitable_batch(model: DEDNForZeroShot) -> int:
-    """Photos at a time: few on CPUs, where large feature maps fit no cache, and half of that with mirror images."""
-    return 32 if model.device.type != "cpu" else 8 // (1 + model.config.flip_test)
 
 
 def suitable_workers(model: DEDNForZeroShot, photos: int) -> int:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import heapq
 from collections.abc import Iterable
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
-from dedn_hf.explain.names import spoken_class
+from dedn_hf.explain.page import template
 
 MOST = 10_000  # photos on a page: more do not help to look through, and make browsers slow
 SECTION = 100  # photos that a browser lays out together, when they come near the screen
@@ -45,17 +43,7 @@ def write_page(path: Path, rows: Iterable[dict], title: str, summary: str) -> No
 
     least_sure = heapq.nsmallest(MOST, readable(), key=lambda row: row["confidence"])
     sections = [least_sure[i : i + SECTION] for i in range(0, len(least_sure), SECTION)]
-    page = template().stream(title=title, summary=summary, sections=sections, size=SECTION, broken=broken)
-    page.dump(str(path), encoding="utf-8", errors="backslashreplace")
-
-
-@cache
-def template() -> Template:
-    """`page.html`, which lies beside this file."""
-    loader = PackageLoader("dedn_hf.classify", ".")
-    environment = Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    page = template("classify/page.html").stream(
+        title=title, summary=summary, sections=sections, size=SECTION, broken=broken
     )
-    environment.filters |= {"percent": "{:.1%}".format, "two": lambda text: text.split("; ")[:2]}
-    environment.filters["title_of"] = spoken_class
-    return environment.get_template("page.html")
+    page.dump(str(path), encoding="utf-8", errors="backslashreplace")

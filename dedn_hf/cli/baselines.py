@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from dedn_hf.cli.backbone import add_backbone_arguments, pooled_photos, take_backbone
-from dedn_hf.cli.check import add_reading_arguments, kinds_of
+from dedn_hf.cli.check import add_reading_arguments, reading_of
 
 
 def add_baselines(commands: argparse._SubParsersAction) -> None:
@@ -36,7 +36,6 @@ def run_baselines(
     traits: str | None = None,
     data: str | None = None,
     data_dir: str | None = None,
-    kinds: list[str] | None = None,
     **options: Any,
 ) -> None:
     """Print the scores. Raises ValueError for arguments that do not go together, and as `load` and `baselines`."""
@@ -46,8 +45,7 @@ def run_baselines(
     if (photos is None) == (data is None) or (photos is None) != (traits is None):
         raise ValueError("Give PHOTOS with --traits FILE, or --data NAME with --data-dir.")
     if data is None:
-        source = {"name": "folder", "data_dir": photos, "csv": traits, **options}
-        source |= {"kinds": kinds_of(kinds)} if kinds else {}
+        source = {"name": "folder", "data_dir": photos, "csv": traits, **reading_of(options)}
     else:
         source = {"name": data, "data_dir": data_dir, **options}
     pooled, table = pooled_photos(source, **backbone)

@@ -7,6 +7,7 @@ from typing import Any
 
 from dedn_hf.cli.backbone import add_backbone_arguments, pooled_photos, take_backbone
 
+READING = ("names", "name_column", "use", "ignore", "kinds", "sheet")
 FEW = 5  # photos; below, a class is hardly learned and hardly tested
 
 
@@ -43,6 +44,12 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sheet", metavar="NAME", help="sheet of an Excel file")
 
 
+def reading_of(given: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of a command, those that `add_reading_arguments` added, as `read_traits` takes them."""
+    reading = {name: given[name] for name in READING if given.get(name) is not None}
+    return {**reading, "kinds": kinds_of(reading["kinds"])} if "kinds" in reading else reading
+
+
 def kinds_of(texts: list[str]) -> dict[str, str]:
     """COLUMN=KIND of the command line as a mapping. Raises ValueError for text of another form."""
     for text in texts:
@@ -51,9 +58,7 @@ def kinds_of(texts: list[str]) -> dict[str, str]:
     return dict(text.rpartition("=")[::2] for text in texts)
 
 
-def run_check(
-    photos: str, traits: str, kinds: list[str] | None = None, out: str | None = None, **reading: Any
-) -> None:
+def run_check(photos: str, traits: str, out: str | None = None, **given: Any) -> None:
     """Print what was found, and with a backbone what to expect; write the findings to `out`.
 
     Raises:
@@ -65,12 +70,11 @@ def run_check(
 
     if out is not None:
         require_writable(out, (".html",))
-    backbone = take_backbone(reading)
+    backbone, reading = take_backbone(given), reading_of(given)
     if backbone and "backbone" not in backbone:
         raise ValueError(
             f"--{next(iter(backbone)).replace('_', '-')} is of a network that looks: give --backbone NAME."
         )
-    reading["kinds"] = kinds_of(kinds) if kinds else None
     found, report = check(photos, traits, **reading)
     counts = found.counts()
     print(f"{found.root}: {len(found.photos)} photos of {len(counts)} classes")

@@ -48,7 +48,7 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
         "--levels", nargs="+", metavar="COLUMN", help="columns of --rollup with the groups, the finest first"
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="N rows a photo, one for each of the best classes")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default: 8 on CPUs, else 32)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos")
     parser.add_argument("--excel", action="store_true", help="begin a CSV with the mark by which Excel knows UTF-8")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")

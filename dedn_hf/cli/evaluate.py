@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedn_hf.cli.check import add_reading_arguments, kinds_of
+from dedn_hf.cli.check import add_reading_arguments, reading_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -87,9 +87,7 @@ def test_photos(model: str, photos: str, accelerator: Accelerator, **given: Any)
     for name in ("data_dir", "csv", "set", "split"):
         if name in given:
             raise ValueError(f"--{name.replace('_', '-')} belongs to --data. Leave it out.")
-    if "kinds" in given:
-        given["kinds"] = kinds_of(given["kinds"])
-    return evaluate_photos(model, photos, accelerator=accelerator, **given)
+    return evaluate_photos(model, photos, accelerator=accelerator, **{**given, **reading_of(given)})
 
 
 def test_data(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_hf.cli.check import add_reading_arguments, kinds_of
+from dedn_hf.cli.check import add_reading_arguments, reading_of
 
 
 def add_prepare(commands: argparse._SubParsersAction) -> None:
@@ -48,8 +48,7 @@ def run_prepare(
     from dedn_hf.data.preparing import prepare
 
     require_arguments_of(name, given)
-    if "kinds" in given:
-        given["kinds"] = kinds_of(given["kinds"])
+    given |= reading_of(given)
     folder = prepare(name, out, strict=strict, overwrite=overwrite, keep_metadata=keep_metadata, **given)
     print(f"Wrote {folder}\nOpen it with datasets.load_dataset({str(folder)!r}) or dedn_hf.data.load({str(folder)!r})")
 

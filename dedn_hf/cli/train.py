@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedn_hf.cli.check import add_reading_arguments, kinds_of
+from dedn_hf.cli.check import READING, add_reading_arguments, reading_of, run_check
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,14 +64,11 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_train)
 
 
-READING = ("names", "name_column", "use", "ignore", "kinds", "sheet")
-
-
 def run_train(out: str, cpu: bool = False, **given: Any) -> None:
     """Train and say what came out. Raises as `dedn_hf.training.run`."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    from dedn_hf.training.experiment import run
+    from dedn_hf.training.experiment import Experiment, run
     from dedn_hf.training.output_folder import require_unfinished
     from dedn_hf.training.settings import TrainingSettings
 
@@ -88,7 +85,7 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
         project_dir=out,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    experiment = experiment_of(preset, features)
+    experiment = Experiment.from_preset(preset, features)
     with nothing_said_twice() if own else nullcontext():
         if own:
             experiment.bar = announce(experiment, settings, accelerator)
@@ -134,31 +131,22 @@ def named_preset(preset: str, variant: str | None = None, changes: list[str] | N
         ("data", "csv", given.get("traits")),
         ("model", "backbone", given.get("backbone")),
         ("model", "pretrained", given.get("weights")),
-        *(("data", name, reading_of(given).get(name)) for name in READING),
+        *(("data", name, value) for name, value in reading_of(given).items()),
     ):
         if value is not None:
             found[section][key] = value
     return found, given.get("features")
 
 
-def reading_of(given: dict) -> dict:
-    """The arguments of `read_traits` among those of the command line."""
-    found = {name: given[name] for name in READING if given.get(name) is not None}
-    if "kinds" in found:
-        found["kinds"] = kinds_of(found["kinds"])
-    return found
-
-
 def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -> tuple:
     """A preset for these photos, after `dedn check` has looked at them, and the folder for features."""
-    from dedn_hf.cli.check import run_check
     from dedn_hf.data.loading import load
     from dedn_hf.training.automatic import automatic_preset, continued
     from dedn_hf.training.settings import apply_overrides
 
     if traits is None:
         raise ValueError("Give --traits FILE, the table that describes the classes.")
-    run_check(photos, traits, given.get("kinds"), **{k: v for k, v in reading_of(given).items() if k != "kinds"})
+    run_check(photos, traits, **{name: given[name] for name in READING if name in given})
     data = {"name": "folder", "data_dir": photos, "csv": traits, **reading_of(given)}
     with nothing_said_twice():
         splits, table = load(**data)
@@ -176,13 +164,6 @@ def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -
     if preset["training"].get("select_on") != "val":
         preset["training"].update(calibrate=False, folds=0)
     return apply_overrides(preset, given.get("changes")), given.get("features") or f"{out.rstrip('/')}-features"
-
-
-def experiment_of(preset: dict, features: str | None) -> Experiment:
-    """The experiment of a preset."""
-    from dedn_hf.training.experiment import Experiment
-
-    return Experiment.from_preset(preset, features)
 
 
 def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Accelerator) -> Any:
@@ -209,27 +190,26 @@ def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Ac
 def describe_classes(table: AttributeTable) -> str:
     """One line: how many classes are learned from photos, and how many are described only."""
     seen = int(table.seen.sum())
-    rest = (
-        f", {len(table) - seen} only described" if seen < len(table) else ", none only described: a plain classifier"
-    )
-    return f"{seen} classes learned from photos{rest}"
+    if seen == len(table):
+        return f"{seen} classes learned from photos, none only described: a plain classifier"
+    return f"{seen} classes learned from photos, {len(table) - seen} only described"
 
 
 def report(record: dict, out: str, photos: str | None) -> None:
     """The scores, with what guessing would give, and what to type next."""
-    from dedn_hf.metrics.scores import SCORES, percent
+    from dedn_hf.metrics.scores import SCORES, chance, percent
 
-    results, classes = record["results"], record["data"]["classes"]
+    results, unseen = record["results"], record["data"]["classes"]["unseen"]
+    guessing = chance(sum(record["data"]["classes"].values()) - unseen, unseen)
     print(f"{record['protocol']}\nepoch {results['epoch']}: ", end="")
     print("  ".join(f"{key} {percent(results[key])}" for key in SCORES))
-    total = sum(classes.values())
-    for key, meaning, candidates in (
-        ("T1", "photos of classes it never saw, among these classes", classes["unseen"]),
-        ("U", "the same photos, among all classes", total),
-        ("S", "new photos of classes it has learned, among all classes", total),
+    for key, meaning in (
+        ("T1", "photos of classes it never saw, among these classes"),
+        ("U", "the same photos, among all classes"),
+        ("S", "new photos of classes it has learned, among all classes"),
     ):
         if results[key] is not None:
-            print(f"  {percent(results[key]):>5} % right: {meaning} (guessing: {percent(1 / candidates)} %)")
+            print(f"  {percent(results[key]):>5} % right: {meaning} (guessing: {percent(guessing[key])} %)")
     print(f"The model and its card are in {out}. Next:")
     if photos:
         print(f"  dedn evaluate {out} {photos}")

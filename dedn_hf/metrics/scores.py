@@ -31,6 +31,21 @@ def percent(score: float | None) -> str:
     return NOT_TESTED if score is None else f"{100 * score:.1f}"
 
 
+def chance(seen: int, unseen: int) -> dict[str, float | None]:
+    """T1, U, S, H and AUSUC of guessing, each of so many seen and unseen classes as often as any other.
+
+    None for what there is not without classes of that kind.
+    """
+    every = 1 / (seen + unseen)
+    return {
+        "T1": 1 / unseen if unseen else None,
+        "U": every if unseen else None,
+        "S": every if seen else None,
+        "H": every if seen and unseen else None,
+        "AUSUC": 1 / (2 * seen * unseen) if seen and unseen else None,
+    }
+
+
 def per_class_accuracy(predicted: ArrayLike, labels: ArrayLike, classes: ArrayLike) -> np.ndarray:
     """Top-1 accuracy of each class.
 

@@ -31,12 +31,11 @@ from dedn_hf.data.testing import photos_to_test
 from dedn_hf.data.transforms import ImageBatches, evaluation_transform
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.saving import replaced_model
-from dedn_hf.publish.saved import companions, load_model, saved_file, saved_table
+from dedn_hf.publish.saved import CARD_FILE, RUN_FILE, companions, load_model, saved_file, saved_table
 
 if TYPE_CHECKING:
     import numpy as np
 
-RUN_FILE, CARD_FILE = "run.json", "README.md"
 HEADING = "\n## Described after the training\n"
 
 

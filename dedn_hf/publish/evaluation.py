@@ -20,7 +20,7 @@ from dedn_hf.metrics.confidence import (
     reliability,
     risk_coverage,
 )
-from dedn_hf.metrics.scores import SCORES, gzsl_scores, percent
+from dedn_hf.metrics.scores import SCORES, chance, gzsl_scores, percent
 from dedn_hf.modeling.saving import whole_file
 
 if TYPE_CHECKING:
@@ -74,9 +74,8 @@ class Evaluation:
 
     def chance(self) -> dict[str, float | None]:
         """What guessing would score, each class as often as any other; None where the score is not tested."""
-        count, seen = len(self.table), int(self.table.seen.sum())
-        unseen = count - seen
-        guessed = dict.fromkeys("USH", 1 / count) | {"T1": 1 / max(unseen, 1), "AUSUC": 1 / max(2 * seen * unseen, 1)}
+        seen = int(self.table.seen.sum())
+        guessed = chance(seen, len(self.table) - seen)
         return {name: None if self.scores[name] is None else guessed[name] for name in SCORES}
 
     @cached_property
@@ -164,8 +163,8 @@ class Evaluation:
     def to_text(self) -> str:
         """One screen."""
         lines = [self.summary(), *self.notes, "", f"{'':7}{'right, %':>10}{'by chance':>12}"]
-        for name, chance in self.chance().items():
-            guessed = "" if chance is None else percent(chance)
+        for name, guess in self.chance().items():
+            guessed = "" if guess is None else percent(guess)
             lines.append(f"{name:7}{percent(self.scores[name]):>10}{guessed:>12}   {EXPLAINED[name]}")
         lines += ["", *self.confidence_sentences(), "", *self._class_lines()]
         return "\n".join(lines)

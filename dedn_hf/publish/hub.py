@@ -24,6 +24,7 @@ from typing import NamedTuple, TypeVar
 
 from dedn_hf import __version__, modeling
 from dedn_hf.modeling.saving import temporary_folder
+from dedn_hf.publish.saved import COMPANIONS
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -316,7 +317,7 @@ def check_data(folder: Path) -> None:
 MODEL = Kind(
     repo_type="model",
     allowed=(
-        *("README.md", "config.json", "requirements.txt", "run.json", "photo-scores.csv", "*.png", "*.svg"),
+        *(*COMPANIONS, "config.json", "requirements.txt"),
         *("preprocessor_config.json", "processor_config.json", "class_table.safetensors"),
         *(*WEIGHTS, *TABLE, *MODEL_CODE),
     ),

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
-COMPANIONS = ("README.md", "run.json", "photo-scores.csv", "*.png", "*.svg")  # of the weights
+RUN_FILE, CARD_FILE = "run.json", "README.md"
+COMPANIONS = (CARD_FILE, RUN_FILE, "photo-scores.csv", "*.png", "*.svg")  # of the weights
 
 
 def load_model(name: str) -> DEDNForZeroShot:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dedn_hf.data.catalog import class_folds
-from dedn_hf.metrics.scores import SCORES, harmonic_mean, percent
+from dedn_hf.metrics.scores import SCORES, chance, percent
 from dedn_hf.studies.pooled import PooledPhotos, joined
 from dedn_hf.studies.probes import PROBES, Probe
 from dedn_hf.studies.trials import choose, hold_out_classes
@@ -72,18 +72,6 @@ def folds_of(photos: PooledPhotos, table: AttributeTable) -> list[list[int]]:
     names = table.class_names
     position = {names[label]: int(label) for label in np.unique(photos.labels)}
     return [[position[name] for name in fold] for fold in class_folds(list(position), FOLDS)]
-
-
-def chance(seen: int, unseen: int) -> dict[str, float]:
-    """T1, U, S, H and AUSUC of guessing at random; U, S and H among all classes."""
-    every = 1 / (seen + unseen)
-    return {
-        "T1": 1 / unseen,
-        "U": every,
-        "S": every,
-        "H": harmonic_mean(every, every),
-        "AUSUC": 1 / (2 * seen * unseen),
-    }
 
 
 def format_baselines(found: Sequence[Baseline], table: AttributeTable) -> str:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dedn_hf.data.base import abbreviate
-from dedn_hf.metrics.scores import SCORES, harmonic_mean, percent
-from dedn_hf.studies.baselines import chance, folds_of
+from dedn_hf.metrics.scores import SCORES, chance, harmonic_mean, percent
+from dedn_hf.studies.baselines import folds_of
 from dedn_hf.studies.pooled import PooledPhotos
 from dedn_hf.studies.probes import ESZSL
 from dedn_hf.studies.trials import Trial, choose, hold_out_classes

@@ -81,7 +81,7 @@ def pool(
     Args:
         splits: as `dedn_hf.data.load` gives them.
         model: with the backbone. folder: of the feature cache, made if it is not there, which a training uses again;
-            without one, it is thrown away. how: arguments of `FeatureCache.build`.
+            without one, it is thrown away. how: arguments of `open_views`.
 
     Raises:
         As `FeatureCache.open_or_build`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -84,13 +85,13 @@ class Experiment:
         """
         data, model = preset["data"], preset["model"]
         start = model.get("start_from")
-        known = [*inspect.signature(DEDNForZeroShot.from_timm).parameters, *inspect.get_annotations(DEDNConfig)]
-        known += ["start_from"]
+        known = ["start_from", *inspect.signature(DEDNForZeroShot.from_timm).parameters]
+        known += inspect.get_annotations(DEDNConfig)
         for key in model:
             if key not in known:
                 raise ValueError(f"No model option {key!r}.{near_names(key, known)}")
         return cls(
-            load=lambda validation: load(validation=validation, **data),
+            load=functools.cache(lambda validation: load(validation=validation, **data)),  # asked for many times
             build=lambda table: started(start, table) if start else DEDNForZeroShot.from_timm(table=table, **model),
             features=Path(features) if features else None,
             describe={**preset, "data": without_paths(data), "model": without_paths(model)},
@@ -193,7 +194,8 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     record.update(selection=selected.record, results=chosen, history=progress.epochs)
     record.update(calibration_bias=model.config.calibration_bias)
     record.update(surroundings(accelerator), time=stopwatch.record, settings=settings.to_dict())
-    record.update(experiment=experiment.describe, cached_features=experiment.features is not None)
+    record.update(experiment=experiment.describe, cached_features=bool(caches))
+    record["feature_precision"] = caches[0].identity["precision"] if caches else None
     record["data"] = describe_data(splits, table, experiment.describe, experiment.fingerprint)
     record["model"] = {**describe_model(model, output, accelerator), "backbone_start": start}
     if accelerator.is_main_process:

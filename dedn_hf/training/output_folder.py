@@ -15,10 +15,11 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
 from dedn_hf.modeling.saving import whole_file
+from dedn_hf.publish.saved import RUN_FILE
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE, CHECKPOINTS, LOCK_FILE = "run.json", "checkpoints", ".training.lock"
+CHECKPOINTS, LOCK_FILE = "checkpoints", ".training.lock"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def measure(model: DEDNForZeroShot, images: datasets.Dataset, settings: Training
     return seconds
 
 
-def shortest(work: Any) -> float:
+def shortest(work: Callable[[], None]) -> float:
     """Seconds, without the first time."""
     found = []
     for _ in range(1 + MEASURED_STEPS):

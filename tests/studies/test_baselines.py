@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dedn_hf.metrics.scores import SCORES
-from dedn_hf.studies.baselines import baselines, chance, format_baselines
+from dedn_hf.metrics.scores import SCORES, chance
+from dedn_hf.studies.baselines import baselines, format_baselines
 from dedn_hf.studies.pooled import PooledPhotos, redivided
 from dedn_hf.studies.probes import ESZSL, PROBES, Cosine, Ridge
 from tests.pooled_photos import made_up
