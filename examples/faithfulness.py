@@ -143,7 +143,7 @@ def pointing_of(model: DEDNForZeroShot, sample: datasets.Dataset, game: Game, ba
         for start, pictures, labels in batches(sample, batch_size)
     ]
     hits, targets = (np.concatenate(arrays) for arrays in zip(*played, strict=True))
-    return pointing_accuracy(hits, targets, model.config.attribute_groups, model.config.experts)
+    return pointing_accuracy(hits, targets, model.config.attribute_groups, model.config.expert_names)
 
 
 def summary_of(curves: Curves) -> dict:

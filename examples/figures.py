@@ -66,7 +66,7 @@ def draw_heat_maps(model: DEDNForZeroShot, images: datasets.Dataset, count: int)
         attributes.append([fill(shortened(spoken(model.config.attribute_names[a]), 40), 22) for a in shown])
         chosen_maps.append(maps[i, :, shown].numpy())
     seen = [unnormalized(model, pixels) for pixels in pixel_values]
-    return figure_heat_maps(seen, titles, attributes, chosen_maps, model.config.experts)
+    return figure_heat_maps(seen, titles, attributes, chosen_maps, model.config.expert_names)
 
 
 def draw_scores(logits: np.ndarray, labels: np.ndarray, scores: dict, table: AttributeTable) -> dict[str, Figure]:

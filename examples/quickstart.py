@@ -112,7 +112,7 @@ def draw_explanation(model: DEDNForZeroShot, picture: Image.Image, path: Path) -
         scores.tolist(),
         [model.config.attribute_names[a] for a in shown],
         region_maps_of(model, pixel_values)[0, :, shown].numpy(),
-        model.config.experts,
+        model.config.expert_names,
         title=f"An image of a class that the model knows from a description only: {NAME}. Its answer: {names[0]}",
     )
     figure.savefig(path)

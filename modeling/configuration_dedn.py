@@ -42,6 +42,9 @@ class DEDNConfig(PreTrainedConfig):
         query_rank: rank h of a factorised region value P_r (the method's setting for SUN), or None for full rank.
         experts, attentions: which of ('coarse', 'fine') and ('region', 'channel') there are; all, but for ablations.
         initializer_range: standard deviation of the value matrices P at the start, 1 in the method.
+        attribute_power: exponent of class attributes, their sign kept, before they are centred and L2-normalised; 0.5
+            gives weight to the difference between absent and seldom, which matters more than that between often and
+            always. 1 is the published method.
         center_attributes: subtract the seen classes' mean from class attributes before they are L2-normalised, so that
             logits speak of what tells classes apart. False is the published method.
         normalize_scores: L2-normalise attribute scores and multiply logits by `logit_scale` ("cosine logits").
@@ -53,7 +56,9 @@ class DEDNConfig(PreTrainedConfig):
         flip_test: in evaluation, average over the image and its mirror image, at twice the time. False is the
             published method.
         region_weight: w_r, weight of the region score against the channel score in evaluation, 0..1.
-        coarse_weight: w_e, weight of the coarse expert's logits in the prediction, 0..1.
+        coarse_weight: w_e, weight of the coarse expert's logits against the fine expert's in the prediction, 0..1.
+        pooled_weight: weight of the pooled expert's logits against those of coarse and fine expert together, 0..1;
+            0, the published method, is a model without it. See `PooledExpert`.
         seen_bias: the seen bias m is -seen_bias for seen and +seen_bias for unseen classes (1 in the method).
         calibration_bias: constant added to unseen logits of the prediction, chosen after training on validation
             classes ("calibrated stacking", Chao et al., ECCV 2016); 0 in the method.
@@ -73,7 +78,8 @@ class DEDNConfig(PreTrainedConfig):
     model_type = "dedn"
     # Trainer's evaluation then collects logits only.
     keys_to_ignore_at_inference = [
-        *("attribute_scores", "coarse_logits", "fine_logits", "region_maps", "losses", "logits_per_image")
+        *("attribute_scores", "coarse_logits", "fine_logits", "pooled_logits"),
+        *("region_maps", "losses", "logits_per_image"),
     ]
 
     backbone: str | None = None
@@ -94,6 +100,7 @@ class DEDNConfig(PreTrainedConfig):
     experts: list | tuple = EXPERTS
     attentions: list | tuple = ATTENTIONS
     initializer_range: float = 1.0
+    attribute_power: float = 1.0
     center_attributes: bool = False
     normalize_scores: bool = False
     logit_scale: float = 20.0
@@ -102,6 +109,7 @@ class DEDNConfig(PreTrainedConfig):
     flip_test: bool = False
     region_weight: float = 0.8
     coarse_weight: float = 0.5
+    pooled_weight: float = 0.0
     seen_bias: float = 1.0
     calibration_bias: float = 0.0
     temperature: float = 1.0
@@ -163,9 +171,13 @@ class DEDNConfig(PreTrainedConfig):
 
     def validate_shares(self) -> None:
         """Weights of two parts and probabilities lie between 0 and 1."""
-        for field in ("region_weight", "coarse_weight", "feature_dropout", "label_smoothing"):
+        for field in ("region_weight", "coarse_weight", "pooled_weight", "feature_dropout", "label_smoothing"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must lie between 0 and 1.")
+        if self.pooled_weight and self.normalize_scores:
+            raise ValueError("The pooled expert (pooled_weight) does not go with normalize_scores; use one of them.")
+        if not 0 < self.attribute_power < float("inf"):
+            raise ValueError(f"attribute_power is {self.attribute_power}; it is an exponent and must be positive.")
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}; it divides logits and must be positive.")
         for pair in self.precision_thresholds or ():
@@ -214,6 +226,11 @@ class DEDNConfig(PreTrainedConfig):
     @output_attentions.setter
     def output_attentions(self, value: bool) -> None:
         self._output_attentions = value
+
+    @property
+    def expert_names(self) -> list[str]:
+        """E names in the order of every expert axis: `experts`, and 'pooled' where that one has weight."""
+        return [*self.experts, *(["pooled"] if self.pooled_weight else [])]
 
     @property
     def num_attributes(self) -> int:

@@ -3,6 +3,7 @@
 In dual attention, every attribute looks at the regions and at the channels of one feature map.
 After Rao et al., IJCAI 2024, section 3.2. The queries of all experts are stacked and meet the feature map once; the
 channel attention has versions with equal results, plain (stores the B x EA x C map) and fused (do not).
+`PooledExpert`, a third one without attention, is this package's own.
 """
 
 import operator
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from .configuration_dedn import DEDNConfig
 
 EPSILON = 1e-9  # keeps logarithms and divisions finite
+POOLED_SPREAD = 4.0  # of the pooled expert's logits over the seen classes: about that of experts trained with margin 3
 
 
 class TensorCache:
@@ -166,6 +168,58 @@ class Experts(nn.ModuleDict):
             name: tuple(map(torch.cat, zip(*(queries[name] for queries in of_experts), strict=True)))
             for name in of_experts[0]
         }
+
+
+class PooledExpert(nn.Module):
+    """Attribute scores from the whole picture: linear in the mean over its regions, and learned in closed form.
+
+    The mean of the feature map over its regions is standardised, brought to length 1, and mapped to attributes by
+    ESZSL (Romera-Paredes and Torr, ICML 2015). It has no attention and is not trained by gradients. It errs on other
+    images than the experts with attention do, so both together are better than either. The published method has none.
+
+    Buffers: mean and deviation, C, of the pooled training images; weight, A x C. Before `learn`, every score is 0.
+    """
+
+    def __init__(self, channels: int, num_attributes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+        self.register_buffer("weight", torch.zeros(num_attributes, channels))
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Attribute scores B x A, and what each region adds to them, B x A x R, of features B x C x R."""
+        standard = (features - self.mean[:, None]) / self.deviation[:, None]
+        length = standard.mean(dim=-1).norm(dim=-1).clamp_min(EPSILON)
+        region_maps = (self.weight @ standard) / (length * standard.shape[-1])[:, None, None]
+        return region_maps.sum(dim=-1), region_maps
+
+    @torch.no_grad()
+    def learn(
+        self,
+        pooled: torch.Tensor,
+        labels: torch.Tensor,
+        class_attributes: torch.Tensor,
+        feature_penalty: float = 1e-3,
+        attribute_penalty: float = 0.1,
+    ) -> None:
+        """The least-squares solution for targets of 1 for an image's class and -1 for the others.
+
+        Args:
+            pooled: N x C, mean over the regions of the feature maps. labels: N, 0..K-1. class_attributes: K x A, rows
+                normalised. feature_penalty, attribute_penalty: of the ridge, relative to the mean square of each.
+        """
+        pooled, rows = pooled.double(), class_attributes.double()
+        mean, deviation = pooled.mean(dim=0), pooled.std(dim=0, correction=0) + 1e-6
+        images = F.normalize((pooled - mean) / deviation, dim=1)
+        targets = 2 * F.one_hot(labels, len(rows)).double() - 1
+        ridge = images.T @ images / len(images) + feature_penalty * torch.eye(images.shape[1], dtype=images.dtype)
+        by_class = torch.linalg.solve(ridge, images.T @ targets / len(images))
+        similarity = rows @ rows.T / len(rows) + attribute_penalty * torch.eye(len(rows), dtype=rows.dtype)
+        weight = torch.linalg.solve(similarity, by_class.T).T @ rows  # C x A
+        spread = (images @ weight @ rows.T).std(dim=1, correction=0).mean().clamp_min(EPSILON)
+        self.mean.copy_(mean)
+        self.deviation.copy_(deviation)
+        self.weight.copy_(weight.T * POOLED_SPREAD / spread)
 
 
 def permute_rows(rows: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,16 @@ from transformers.utils import ModelOutput, can_return_tuple
 from .attribute_table import AttributeTable, group_attributes
 from .backbone import Backbone, create_body, offloaded_weights_loaded, preprocessing_of, size_arguments
 from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
-from .experts import Expert, Experts, TensorCache, loss_terms, require_labels, seen_bias_vector, total_loss
+from .experts import (
+    Expert,
+    Experts,
+    PooledExpert,
+    TensorCache,
+    loss_terms,
+    require_labels,
+    seen_bias_vector,
+    total_loss,
+)
 from .saving import HUB_ARGUMENTS, push_model, replaced_model, require_config, write_card_and_requirements
 
 if TYPE_CHECKING:
@@ -42,12 +51,13 @@ class DEDNOutput(ModelOutput):
 
     Args:
         loss: scalar, the weighted sum of `losses`; only with `labels`.
-        logits: B x K, the prediction: both experts' logits, weighted (and `calibration_bias` on unseen classes).
-        attribute_scores: B x A, both experts' scores with the same weights: logits are attribute_scores T^t and a
+        logits: B x K, the prediction: all experts' logits, weighted (and `calibration_bias` on unseen classes).
+        attribute_scores: B x A, all experts' scores with the same weights: logits are attribute_scores T^t and a
             constant for seen and one for unseen classes (`class_bias`).
-        coarse_logits, fine_logits: B x K, of one expert each; None for an expert that the model does not have.
+        coarse_logits, fine_logits, pooled_logits: B x K, of one expert each; None for an expert that the model does
+            not have. In training there are none of the pooled expert, and the prediction is without it.
         region_maps: B x E x A x R, attention times value of every attribute in every region (reshape R to H x W for a
-            heat map), experts in the order of `config.experts`; only with `output_attentions=True`.
+            heat map), experts in the order of `config.expert_names`; only with `output_attentions=True`.
         losses: every loss term before weighting, by name; only with `labels`.
         logits_per_image: `logits` over `config.temperature`: their softmax over the classes gives probabilities.
     """
@@ -57,6 +67,7 @@ class DEDNOutput(ModelOutput):
     attribute_scores: torch.Tensor | None = None
     coarse_logits: torch.Tensor | None = None
     fine_logits: torch.Tensor | None = None
+    pooled_logits: torch.Tensor | None = None
     region_maps: torch.Tensor | None = None
     losses: dict[str, torch.Tensor] | None = None
     logits_per_image: torch.Tensor | None = None
@@ -109,6 +120,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         groups = {"coarse": ["all"] * config.num_attributes, "fine": config.attribute_groups}
         sizes = (config.embedding_size, channels, height * width, config.query_rank, config.attentions)
         self.experts = Experts({name: Expert(groups[name], *sizes) for name in config.experts})
+        self.pooled_expert = PooledExpert(channels, config.num_attributes) if config.pooled_weight else None
         self.feature_norm = nn.BatchNorm2d(channels, affine=False) if config.standardize_features else nn.Identity()
         if config.normalize_scores:
             self.logit_scale = nn.Parameter(torch.empty(()))
@@ -178,7 +190,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             model.freeze_backbone(model.config.freeze_backbone)
         model.set_classes(table)
         if model.config.center_attributes:
-            model.attribute_mean.copy_(model.class_attributes[model.seen].mean(dim=0))
+            model.attribute_mean.copy_(model.raised(model.class_attributes[model.seen]).mean(dim=0))
         if table.attribute_embeddings is not None:
             embeddings = F.normalize(torch.from_numpy(table.attribute_embeddings), dim=-1)
             for expert in model.experts.values():
@@ -331,7 +343,10 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         logits = self.class_logits(attribute_scores, class_attributes, seen)
         weights = self.expert_weights(scores)
         prediction = (weights * logits).sum(dim=1) + self.config.calibration_bias * ~seen
-        losses = None if labels is None else self.compute_losses(scores, class_attributes, seen, labels)
+        of_each = zip(self.config.expert_names, logits.unbind(1), strict=False)  # in training without the pooled one
+        losses = None
+        if labels is not None:  # of the experts that are trained
+            losses = self.compute_losses(scores[:, : len(self.experts)], class_attributes, seen, labels)
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         return DEDNOutput(
@@ -341,20 +356,21 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             region_maps=region_maps if output_attentions else None,
             losses=losses,
             logits_per_image=prediction / self.config.temperature,
-            **{f"{name}_logits": logits[:, i] for i, name in enumerate(self.experts)},
+            **{f"{name}_logits": values for name, values in of_each},
         )
 
     def attention_scores(
         self, pixel_values: torch.Tensor | None = None, features: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Dual attention on the input; arguments and errors as `forward`, results as `dual_attention`.
+        """Scores and region maps of all experts; arguments and errors as `forward`, results as `dual_attention`.
 
-        With `config.flip_test`, in evaluation, they are means over the image and its mirror image.
+        In evaluation the pooled expert follows, with the same scores for both attentions, where the model has it. With
+        `config.flip_test`, in evaluation, they are means over the image and its mirror image.
         """
         features = self.feature_map(pixel_values, features)
         if features.ndim == 4:
-            return self.dual_attention(features)
-        scores, region_maps = self.dual_attention(features.flatten(0, 1))
+            return self.all_experts(features)
+        scores, region_maps = self.all_experts(features.flatten(0, 1))
         if region_maps is not None:
             maps = region_maps.unflatten(-1, self.config.feature_shape[1:]).unflatten(0, (-1, 2))
             region_maps = ((maps[:, 0] + maps[:, 1].flip(-1)) / 2).flatten(-2)
@@ -387,9 +403,24 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         return features
 
     def expert_weights(self, like: torch.Tensor) -> torch.Tensor:
-        """Weight of each expert in the prediction, E x 1, summing to 1."""
+        """Weight of each expert in the prediction, E x 1, summing to 1. like: their scores, B x E x ..."""
         coarse_weight = self.config.coarse_weight if len(self.experts) == 2 else 1.0
-        return like.new_tensor([coarse_weight, 1 - coarse_weight])[: len(self.experts), None]
+        weights = [coarse_weight, 1 - coarse_weight][: len(self.experts)]
+        if like.shape[1] > len(self.experts):  # with the pooled expert
+            pooled = self.config.pooled_weight
+            weights = [*((1 - pooled) * weight for weight in weights), pooled]
+        return like.new_tensor(weights)[:, None]
+
+    def all_experts(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Dual attention, and the pooled expert in evaluation, of features B x C x H x W."""
+        scores, region_maps = self.dual_attention(features)
+        if self.pooled_expert is None or self.training:
+            return scores, region_maps
+        of_pooled, maps_of_pooled = self.pooled_expert(features.to(self.class_attributes.dtype).flatten(2))
+        scores = torch.cat([scores, of_pooled[:, None, None].expand(-1, -1, scores.shape[2], -1)], dim=1)
+        if region_maps is not None:
+            region_maps = torch.cat([region_maps, maps_of_pooled[:, None]], dim=1)
+        return scores, region_maps
 
     def dual_attention(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Dual attention of all experts in one pass.
@@ -491,7 +522,12 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         if class_attributes is None:
             own, mean = self.class_attributes, self.attribute_mean
             return self.class_cache("classes", (own, mean), lambda: self.normalized_class_attributes(own))
-        return F.normalize(class_attributes - self.attribute_mean, dim=-1)
+        return F.normalize(self.raised(class_attributes) - self.attribute_mean, dim=-1)
+
+    def raised(self, class_attributes: torch.Tensor) -> torch.Tensor:
+        """Class attributes to the power of `config.attribute_power`, their sign kept."""
+        power = self.config.attribute_power
+        return class_attributes if power == 1 else class_attributes.sign() * class_attributes.abs() ** power
 
     def class_bias(self, seen: torch.Tensor) -> torch.Tensor:
         """The part of the logits that no image changes: seen bias and calibration. K bool to K."""
@@ -547,12 +583,13 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             Logits B x k, best first; their labels and probabilities among all K classes, each B x k.
         """
         sources = (self.class_attributes, self.attribute_mean)
-        lengths = self.class_cache("lengths", sources, lambda: _row_lengths(*sources, chunk_size))
+        lengths = self.class_cache("lengths", sources, lambda: self._row_lengths(chunk_size))
         offset = attribute_scores @ self.attribute_mean
         best, labels, totals = [], [], []
         for start in range(0, len(lengths), chunk_size):
             chunk = slice(start, start + chunk_size)
-            logits = (attribute_scores @ self.class_attributes[chunk].T - offset[:, None]) / lengths[chunk]
+            rows = self.raised(self.class_attributes[chunk])
+            logits = (attribute_scores @ rows.T - offset[:, None]) / lengths[chunk]
             logits = logits + self.class_bias(self.seen[chunk])
             values, indices = logits.topk(min(k, logits.shape[1]))
             best.append(values)
@@ -563,10 +600,10 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         total = torch.stack(totals).logsumexp(dim=0)
         return best, labels.gather(1, order), (best / self.config.temperature - total[:, None]).float().exp()
 
-
-def _row_lengths(class_attributes: torch.Tensor, mean: torch.Tensor, chunk_size: int) -> torch.Tensor:
-    """Lengths of the centred rows, K, without a copy of the whole K x A table."""
-    return torch.cat([(rows - mean).norm(dim=1) for rows in class_attributes.split(chunk_size)]).clamp_min(1e-12)
+    def _row_lengths(self, chunk_size: int) -> torch.Tensor:
+        """Lengths of the centred rows, K, without a copy of the whole K x A table."""
+        parts = self.class_attributes.split(chunk_size)
+        return torch.cat([(self.raised(rows) - self.attribute_mean).norm(dim=1) for rows in parts]).clamp_min(1e-12)
 
 
 def _settle(config: dict, facts: dict, source: str) -> None:

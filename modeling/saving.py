@@ -334,7 +334,7 @@ def basic_card(config: DEDNConfig, table: Any, model_id: str = MODEL_ID) -> Mode
         feature_map="{} channels, {} x {} regions".format(*config.feature_shape),
         classes=f"{len(table)}, of which {seen} are marked as seen and {len(table) - seen} as unseen",
         attributes=describe_groups(Counter(config.attribute_groups)),
-        experts=" and ".join(config.experts),
+        experts=" and ".join(config.expert_names),
         usage=usage(table, model_id, images),
         citation=CITATION,
     )

@@ -74,7 +74,7 @@ def explain(
         picture=picture,
         crop=crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
         table=model.attribute_table,
-        experts=tuple(model.config.experts),
+        experts=tuple(model.config.expert_names),
         expert_weights=weights / weights.sum(),  # in float32 their sum is only nearly 1
         expert_scores=as_array(model.scale_scores(model.mix_attentions(scores))[0]),
         class_directions=as_array(model.normalized_class_attributes()),
@@ -122,7 +122,7 @@ def region_maps_of(model: DEDNForZeroShot, pixel_values: torch.Tensor) -> torch.
 
     Args:
         pixel_values: B x 3 x image_size x image_size, from `model.image_processor()`. Experts are in the order of
-            `model.config.experts`.
+            `model.config.expert_names`.
 
     Raises:
         ValueError: a model without region attention.

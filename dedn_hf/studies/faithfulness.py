@@ -50,7 +50,9 @@ def region_importance(model: DEDNForZeroShot, pixel_values: torch.Tensor, labels
     """
     scores, region_maps = model.attention_scores(pixel_values)
     region_maps = on_grid(model, region_maps)
-    weights = model.expert_weights(scores) * (model.config.region_weight if scores.shape[2] == 2 else 1.0)
+    share = scores.new_full((scores.shape[1], 1), model.config.region_weight if scores.shape[2] == 2 else 1.0)
+    share[len(model.experts) :] = 1  # the pooled expert has no other part
+    weights = model.expert_weights(scores) * share
     if model.config.normalize_scores:
         weights = weights * model.logit_scale.exp() / model.mix_attentions(scores).norm(dim=-1, keepdim=True)
     class_attributes = model.normalized_class_attributes()

@@ -139,7 +139,7 @@ class Page:
 
     def heat_maps(self, photo_scores: PhotoScores | None, attribute: str | None) -> list:
         """An update for every expert's picture."""
-        experts = self.model.config.experts
+        experts = self.model.config.expert_names
         if photo_scores is None or photo_scores.region_maps is None or attribute is None:
             return [gr.update(value=None, alt_text="") for _ in experts]
         a = self.table.attribute_names.index(attribute)
@@ -229,7 +229,7 @@ class Page:
         with gr.Row():
             self.maps = [
                 gr.Image(label=f"{expert.capitalize()} expert", interactive=False, buttons=[], min_width=220)
-                for expert in self.model.config.experts
+                for expert in self.model.config.expert_names
             ]
         gr.HTML(views.EXPERTS_HINT)
 
