@@ -51,9 +51,7 @@ def predict(
         N x K float32 and N.
     """
     keep_freed_memory()
-    loader = DataLoader(
-        data, batch_size, num_workers=num_workers, collate_fn=already_batched, worker_init_fn=outlive_signals
-    )
+    loader = loader_of(data, batch_size, num_workers)
     # Not accelerator.prepare: it would keep every loader, and write each into the checkpoints.
     loader = prepare_data_loader(loader, accelerator.device, put_on_device=True)
     was_training = model.training
@@ -68,6 +66,13 @@ def predict(
         labels.append(gathered[1].cpu())
     model.train(was_training)
     return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+
+
+def loader_of(data: Dataset, batch_size: int = 64, num_workers: int = 0) -> DataLoader:
+    """All images in order, in batches that `data` gives by `__getitems__`."""
+    return DataLoader(
+        data, batch_size, num_workers=num_workers, collate_fn=already_batched, worker_init_fn=outlive_signals
+    )
 
 
 def evaluate(

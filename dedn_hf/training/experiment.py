@@ -17,6 +17,7 @@ import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dedn_hf.classify.from_photos import PHOTO_SCORES, reference_scores
@@ -31,6 +32,7 @@ from dedn_hf.publish.card import write_card
 from dedn_hf.training.distributed import require_supported, save_model
 from dedn_hf.training.loop import fit
 from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use, write_json
+from dedn_hf.training.pooled import fit_pooled_expert
 from dedn_hf.training.record import (
     Stopwatch,
     backbone_hash,
@@ -187,6 +189,7 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
             save_model(evaluated, output, accelerator)
 
     final = settings if choosing else replace(settings, evaluate_every=settings.epochs)
+    learn_pooled_expert(model, task, settings, caches, accelerator)
     inputs, checkpoints = inputs_of(task, model, settings, caches), output / CHECKPOINTS
     progress = fit(model, task, inputs, final, accelerator, checkpoints, on_evaluation=save, bar=experiment.bar)
     stopwatch.lap("training")
@@ -210,9 +213,41 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
 def save_photo_scores(task: Task, settings: TrainingSettings, caches: list[FeatureCache], output: Path) -> None:
     """Write the mean attribute scores of seen classes beside the saved model: photos can describe classes by them."""
     model = DEDNForZeroShot.from_pretrained(output).eval()
+    photos = training_images(task, model, settings, caches)
+    reference_scores(model, photos, task.labels["train"], task.table).to_csv(output / PHOTO_SCORES)
+
+
+def training_images(
+    task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]
+) -> Dataset:
+    """The images of 'train' as they are evaluated: in order, without augmentation."""
     plain = replace(task, images={"seen": task.images["train"]}, labels={"seen": task.labels["train"]})
-    photos = inputs_of(plain, model, settings, caches)("seen")
-    reference_scores(model, photos, plain.labels["seen"], task.table).to_csv(output / PHOTO_SCORES)
+    return inputs_of(plain, model, settings, caches)("seen")
+
+
+def learn_pooled_expert(
+    model: DEDNForZeroShot,
+    task: Task,
+    settings: TrainingSettings,
+    caches: list[FeatureCache],
+    accelerator: Accelerator,
+) -> None:
+    """Fit the pooled expert, where the model has one, before the other experts are trained.
+
+    A model that goes on from a saved one, with photos of only some of its seen classes, keeps the one that it has.
+    """
+    if model.pooled_expert is None:
+        return
+    if settings.train_backbone:
+        raise ValueError(
+            "pooled_weight needs a frozen backbone: the pooled expert is computed once, from its features. Use "
+            "train_backbone=false, or pooled_weight=0."
+        )
+    learned = set(task.labels["train"].tolist())
+    if model.pooled_expert.weight.any() and learned < set(task.table.seen.nonzero()[0].tolist()):
+        return
+    images = training_images(task, model, settings, caches)
+    fit_pooled_expert(model, images, task.labels["train"], accelerator, settings.num_workers)
 
 
 def require_both_tested(task: Task) -> None:
@@ -245,7 +280,9 @@ def choose(experiment: Experiment, settings: TrainingSettings, output: Path, acc
     def prepare(task: Task) -> tuple[DEDNForZeroShot, Inputs]:
         model = new_model(experiment, task.table, settings)
         require_told_apart(model)
-        return model, inputs_of(task, model, settings, open_caches(experiment, model, settings, accelerator))
+        caches = open_caches(experiment, model, settings, accelerator)
+        learn_pooled_expert(model, task, settings, caches, accelerator)
+        return model, inputs_of(task, model, settings, caches)
 
     return select(tasks, prepare, settings, output, accelerator, bar=experiment.bar)
 
