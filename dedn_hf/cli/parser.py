@@ -15,6 +15,7 @@ from dedn_hf.cli.baselines import add_baselines
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
 from dedn_hf.cli.describe import add_describe
+from dedn_hf.cli.env import add_env
 from dedn_hf.cli.evaluate import add_evaluate
 from dedn_hf.cli.explain import add_explain
 from dedn_hf.cli.export import add_export
@@ -38,6 +39,7 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_prepare,
     add_baselines,
     add_reproduce,
+    add_env,
 )
 
 

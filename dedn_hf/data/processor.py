@@ -8,10 +8,11 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from dedn_hf.data.cpu import cpu_instructions
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -61,13 +62,7 @@ def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16. Elsewhere it is emulated, ten times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:  # not Linux
-        return False
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    return device.type == "cpu" and (cpu_instructions() or {}).get("bfloat16", False)
 
 
 @torch.no_grad()
