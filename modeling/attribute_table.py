@@ -49,7 +49,7 @@ class AttributeTable:
     attribute_names: list[str]
     class_attributes: np.ndarray
     attribute_groups: list[str] | None = None
-    roles: list[str] | None = None
+    roles: list[str] = None  # type: ignore[assignment]  # a list from __post_init__ on
     attribute_embeddings: np.ndarray | None = None
     traits: list[dict[str, Any]] | None = None
 
@@ -408,10 +408,10 @@ def group_attributes(
     """
     if method not in GROUPINGS:
         raise ValueError(f"Unknown attribute grouping {method!r}; use one of {', '.join(GROUPINGS)}.")
-    if method == "single" or (method == "given" and table.attribute_groups is None):
+    if method == "single":
         return ["all"] * table.num_attributes
     if method == "given":
-        return table.attribute_groups
+        return table.attribute_groups or ["all"] * table.num_attributes
     if method == "embeddings" and table.attribute_embeddings is None:
         raise ValueError("groups='embeddings' needs attribute embeddings, and the attribute table has none.")
     points = table.attribute_embeddings if method == "embeddings" else table.class_attributes[table.seen].T

@@ -110,7 +110,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     def example(self, image: Image) -> dict[str, Any]:
         """One row of the data set."""
         path = self.catalog.path_of(image.file)
-        stored = {"path": path, "bytes": None}
+        stored: dict[str, Any] = {"path": path, "bytes": None}
         if not self.keep_metadata:
             stored = {"path": None, "bytes": without_metadata(contents(path))}
         elif is_unusual(path):

@@ -55,7 +55,7 @@ def faster_precision(model: DEDNForZeroShot) -> str:
         return "float32"
     with at_full_speed(model):
         seconds = {precision: seconds_of(model.eval(), precision) for precision in ("float32", "bfloat16")}
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def computes_bfloat16(device: torch.device) -> bool:

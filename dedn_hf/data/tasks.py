@@ -54,7 +54,7 @@ class Task:
             images = list(self.images[split]["file"]), self.labels[split]
             if split == "train":
                 return CachedFeatures([cache, *mirror, *views], *images)
-            return MirroredFeatures([cache, mirrored], *images) if mirror else CachedFeatures([cache], *images)
+            return MirroredFeatures([cache, *mirror], *images) if mirror else CachedFeatures([cache], *images)
 
         return inputs
 

@@ -12,7 +12,7 @@ from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -40,7 +40,11 @@ class Stopwatch:
     """
 
     def __init__(self, resumed: bool) -> None:
-        self.record = {"started": datetime.now(timezone.utc).date().isoformat(), "resumed": resumed, "seconds": {}}
+        self.record: dict[str, Any] = {
+            "started": datetime.now(timezone.utc).date().isoformat(),
+            "resumed": resumed,
+            "seconds": {},
+        }
         self.since = time.perf_counter()
 
     def lap(self, name: str) -> None:
