@@ -26,7 +26,8 @@ class TrainingSettings:
         backbone_learning_rate: of the backbone's weights. frozen_stages: name prefixes of the backbone's modules that
             stay frozen all the same, e.g. ['conv_stem', 'blocks.0']. freeze_batch_norm: keep the statistics of the
             pretrained batch normalisation.
-        schedule: 'constant', 'cosine' or 'linear' (to zero), after a linear warm-up over `warmup` (0..1) of the steps.
+        schedule: 'constant', 'cosine' or 'linear' (to zero). warmup: share of all steps, 0..1, in which the learning
+            rate first rises from zero.
         gradient_accumulation_steps, max_grad_norm (None: no clipping), mixed_precision: as in Accelerate.
         ema_decay: decay per step of an exponential moving average of the weights, used for evaluation; None: none.
         augmentation: 'none', 'flip' or 'crop', of training images. crop_scale: smallest area of a crop, 0..1.
