@@ -91,7 +91,7 @@ class AttributeTable:
         )
         for title, values, length in lengths:
             if values is not None and len(values) != length:
-                raise ValueError(f"{title} has {len(values)} entries, expected {length}.")
+                raise ValueError(f"{title} has {len(values)} entries; give {length}, in the same order as the names.")
         for name, role in zip(self.class_names, self.roles, strict=True):
             if role not in ROLES:
                 raise ValueError(f"Class {name!r} has role {role!r}; use one of {', '.join(ROLES)}.")

@@ -25,6 +25,9 @@ from dedn_hf.cli.reproduce import add_reproduce
 from dedn_hf.cli.serve import add_serve
 from dedn_hf.cli.train import add_train
 
+MEMORY = (
+    "Give a smaller --batch-size, of a training --set training.batch_size=25, or --cpu where there is that option."
+)
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_check,  # the order of `dedn --help` is that of the way from photos to answers
     add_train,
@@ -71,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(**given) or 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"dedn: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name
+            raise
+        print(f"dedn: the accelerator has too little memory. {MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ndedn: stopped. The same command goes on where it was.", file=sys.stderr)

@@ -135,7 +135,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
             file, reason = next(iter(problems.items()))
             raise ValueError(
                 f"{Path(self.catalog.root) / file} does not decode ({reason}); {len(problems)} such in all. "
-                "Replace them, or leave them out by strict=False."
+                "Replace them, or give strict=False (in commands: leave out --strict), which leaves them out."
             )
         self._left_out = problems
         return [

@@ -81,8 +81,7 @@ class FeatureCache:
         path = self.folder / FEATURES_FILE
         if size and not (path.is_file() and path.stat().st_size >= size):
             raise ValueError(
-                f"{path} is damaged: it has not the {size} bytes that it should have. Delete {self.folder}; the cache "
-                "will be made again."
+                f"{path} is damaged: it should have {size} bytes. Delete {self.folder}; the cache will be made again."
             )
         self._map = None
         if not size:

@@ -111,7 +111,9 @@ def export_onnx(
     shapes = input_shapes(model, classes)
     reference = copy.deepcopy(model).float().cpu().eval()
     if sum(tensor.nbytes for tensor in reference.state_dict().values()) > LARGEST_FILE:
-        raise ValueError("The model is larger than 2 GB, which one ONNX file cannot hold. Use the format 'torch'.")
+        raise ValueError(
+            "The model is larger than 2 GB, which one ONNX file cannot hold. Use the format 'torch' (--format torch)."
+        )
     with whole_file(path) as unfinished:
         program = to_onnx(traced(Classifier(reference, classes), shapes), shapes, opset)
         program.model.metadata_props.update(metadata(reference, classes))

@@ -4,9 +4,10 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+import torch
 
 import dedn_hf
-from dedn_hf.cli import main
+from dedn_hf.cli import env, main
 from dedn_hf.data import cpu
 from dedn_hf.publish import extras
 
@@ -65,3 +66,22 @@ def test_it_tells_no_folder_no_host_and_no_token(options, monkeypatch, capsys):
     monkeypatch.setenv("HTTPS_PROXY", "http://ada:password@proxy.example")
     said = printed(capsys, *options)
     assert "ada" not in said and "secret" not in said and "HF_HOME" in said
+
+
+def test_an_accelerator_that_is_full_is_said_in_one_line_with_what_to_try(monkeypatch, capsys):
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore lines")
+
+    monkeypatch.setattr(env, "environment", full)
+    assert main(["env"]) == 2
+    said = capsys.readouterr().err
+    assert "too little memory" in said and "--batch-size" in said and said.count("\n") == 1
+
+
+def test_a_fault_of_the_program_itself_is_not_hidden(monkeypatch):
+    def broken() -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(env, "environment", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["env"])
