@@ -73,7 +73,7 @@ def run_check(photos: str, traits: str, out: str | None = None, **given: Any) ->
     backbone, reading = take_backbone(given), reading_of(given)
     if backbone and "backbone" not in backbone:
         raise ValueError(
-            f"--{next(iter(backbone)).replace('_', '-')} needs --backbone NAME, the network that looks at the photos."
+            f"--{next(iter(backbone)).replace('_', '-')} is of a network that looks: give --backbone NAME."
         )
     found, report = check(photos, traits, **reading)
     counts = found.counts()

@@ -48,6 +48,6 @@ class Folder(ZeroShotBuilder):
         sheet: str | int | None = None,
         **options: Any,
     ) -> None:
-        reading: dict[str, Any] = {"names": names, "name_column": name_column, "use": use, "ignore": ignore}
+        reading = {"names": names, "name_column": name_column, "use": use, "ignore": ignore}
         reading |= {"kinds": kinds, "sheet": sheet}
         super().__init__(own_catalog(data_dir, csv, groups, test_fraction, **reading), **options)

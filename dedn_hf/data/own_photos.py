@@ -67,7 +67,7 @@ class TableReader:
     def __init__(self, path: Path, groups: str | Path | dict[str, str] | None, reading: Mapping[str, Any]) -> None:
         self.path, self.groups = path, groups
         self.reading = {name: value for name, value in reading.items() if value is not None}
-        self.table: AttributeTable = None  # type: ignore[assignment]  # until it is called
+        self.table: AttributeTable | None = None
 
     def __call__(self, names: set[str]) -> dict[str, str]:
         """The classes of those names that the table knows; its classes are then called as these."""

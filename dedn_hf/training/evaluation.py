@@ -71,11 +71,7 @@ def predict(
 
 
 def evaluate(
-    model: torch.nn.Module,
-    inputs: Inputs,
-    seen: Sequence[bool] | np.ndarray,
-    accelerator: Accelerator | None = None,
-    **options,
+    model: torch.nn.Module, inputs: Inputs, seen: Sequence[bool], accelerator: Accelerator | None = None, **options
 ) -> tuple[dict, np.ndarray, np.ndarray]:
     """T1, U, S, H, AUSUC (each 0..1) and per-class accuracies on the splits 'seen' and 'unseen'.
 

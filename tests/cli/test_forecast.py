@@ -103,7 +103,7 @@ def test_peers_of_a_prepared_data_set(creatures, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["check", "photos", "--traits", "t.csv", "--weights", "w"], "--weights needs --backbone NAME"),
+        (["check", "photos", "--traits", "t.csv", "--weights", "w"], "--weights is of a network that looks"),
         (["baselines", "--backbone", "test_resnet"], "Give PHOTOS with --traits FILE, or --data NAME"),
         (["baselines", "photos", "--backbone", "test_resnet"], "Give PHOTOS with --traits FILE"),
         (["baselines", "photos", "--traits", "t", "--data", "cub", "--backbone", "b"], "Give PHOTOS with"),
