@@ -4,7 +4,10 @@
 # make cards        write model_cards/*.md anew, from the records in docs/runs
 # make space        install the extra `space`, and start the app of examples/space with the quickstart's model
 # make bench        run the benchmarks (see benchmarks/README.md), best on a machine that does nothing else
-# make lint, make format, make clean
+# make wheel        build the wheel and the source archive in dist/
+# make docs         build the documentation site in site/, with every warning an error
+# make lint         what ruff and mypy (make types) find fault with
+# make format, make clean
 #
 # Another interpreter:  make test PYTHON=python3.12
 # Another environment:  make test VENV=/path/to/venv
@@ -22,7 +25,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: quickstart test test-oldest cards space bench lint format clean
+.PHONY: quickstart test test-oldest cards space bench wheel docs lint types format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -50,16 +53,29 @@ space: $(VENV)/.installed-space
 bench: $(VENV)/.installed-test
 	for name in step inference memory startup extraction classify growth serving; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
-lint: $(VENV)/.installed-test
+wheel: $(BIN)/python
+	$(INSTALL) build
+	$(BIN)/python -m build --outdir dist
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+lint: $(VENV)/.installed-test types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Both folders as the one package that is installed, for mypy to see what its users see.
+types: $(VENV)/.installed-test
+	@rm -rf build/typed && mkdir -p build/typed/dedn_hf
+	@ln -s $(CURDIR)/dedn_hf/* $(CURDIR)/modeling build/typed/dedn_hf/
+	cd build/typed && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './$(VENV_OLDEST)/*' -prune -exec rm -rf {} +
 	rm -f $(VENV)/.installed $(VENV)/.installed-space $(VENV)/.installed-test $(VENV_OLDEST)/.installed
 

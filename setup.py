@@ -29,6 +29,7 @@ REQUIRED = [
     "huggingface-hub>=1.3",
     "numpy>=2.2",
     "openpyxl>=3.1.5",
+    "packaging>=25.0",
     "pandas>=2.3.3",
     "pillow>=11.3",
     "pyyaml>=6.0.3",
@@ -41,13 +42,17 @@ HEIC = ["pillow-heif>=1.1.1"]
 SPACE = ["gradio>=6.0"]
 SERVE = ["starlette>=0.50", "uvicorn>=0.38", "httpx>=0.28", "python-multipart>=0.0.20"]
 EXPORT = ["onnx>=1.19.1", "onnxruntime>=1.23", "onnxscript>=0.6.2"]
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0"]
 TEST = [
     *EXPORT,
     *SERVE,
     *SPACE,
     *HEIC,
+    *DOCS,
     "hypothesis>=6.148",
-    "packaging>=25.0",
+    "ipykernel>=7.1",
+    "mypy>=1.19",
+    "nbclient>=0.10.2",
     "playwright>=1.56",
     "pytest>=9.0",
     "pytest-xdist>=3.8",
@@ -55,7 +60,7 @@ TEST = [
     "setuptools>=80.9",
     "tensorboard>=2.20",
 ]
-DEV = [*TEST, "build>=1.2"]
+DEV = [*TEST, "build>=1.2", "pre-commit>=4.4"]
 
 
 def read_version() -> str:
@@ -83,6 +88,7 @@ setup(
     package_dir={"dedn_hf": "dedn_hf", "dedn_hf.modeling": "modeling", "dedn_hf.model_cards": "model_cards"},
     packages=[*find_packages(include=["dedn_hf", "dedn_hf.*"]), "dedn_hf.model_cards", "dedn_hf.modeling"],
     package_data={
+        "": ["*.pyi", "py.typed"],
         "dedn_hf.classify": ["page.html"],
         "dedn_hf.cli": ["check.html"],
         "dedn_hf.data": ["metadata/*"],
@@ -92,7 +98,15 @@ setup(
         "dedn_hf.training": ["presets/*.yaml"],
     },
     install_requires=REQUIRED,
-    extras_require={"export": EXPORT, "heic": HEIC, "serve": SERVE, "space": SPACE, "test": TEST, "dev": DEV},
+    extras_require={
+        "export": EXPORT,
+        "heic": HEIC,
+        "serve": SERVE,
+        "space": SPACE,
+        "docs": DOCS,
+        "test": TEST,
+        "dev": DEV,
+    },
     entry_points={"console_scripts": ["dedn = dedn_hf.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -59,7 +59,7 @@ def environment() -> dict:
     """Machine and versions of a measurement."""
     import torch
 
-    from dedn_hf.training.record import cpu_name
+    from dedn_hf.data.cpu import cpu_name
 
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),

@@ -5,24 +5,18 @@ Auto classes of transformers know DEDN, as soon as they are loaded, so that no `
 """
 
 import sys
+import warnings
 from importlib import import_module
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from types import ModuleType
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "modeling.attribute_table": ["AttributeTable"],
-        "modeling.configuration_dedn": ["DEDNConfig"],
-        "modeling.modeling_dedn": ["DEDNForZeroShot"],
-        "modeling.pipeline_dedn": ["DEDNPipeline"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 AUTO_CONFIGS, AUTO_MODELS, AUTO_PROCESSORS, PIPELINES = (
     *(f"transformers.models.auto.{kind}_auto" for kind in ("configuration", "modeling", "processing")),
@@ -84,4 +78,34 @@ class _Watch(MetaPathFinder):
         return spec
 
 
+# Modules of release 0.1 and the rooms in which they are now. The old names go with release 0.3.
+MOVED = {
+    **dict.fromkeys(("features", "sampling", "tasks", "transforms"), "data"),
+    **dict.fromkeys(("evaluation", "experiment", "inputs", "settings"), "training"),
+    **dict.fromkeys(("card", "export", "hub", "saved", "serving"), "publish"),
+    **dict.fromkeys(("comparison", "faithfulness", "pointing", "study"), "studies"),
+    "plots": "explain.figures",
+    "plots_study": "studies.figures",
+    "reproduce": "studies.reproduction",
+    "study_report": "studies.report",
+}
+
+
+class _OldNames(MetaPathFinder, Loader):
+    """Imports a module of `MOVED` by its old name, with a warning that says the new one."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        package, _, module = name.rpartition(".")
+        return ModuleSpec(name, self) if package == __name__ and module in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = module.__name__.rpartition(".")[2]
+        new = f"{__name__}.{MOVED[old]}" + f".{old}" * ("." not in MOVED[old])
+        warnings.warn(
+            f"{module.__name__} is now {new}. The old name goes with release 0.3.", FutureWarning, stacklevel=2
+        )
+        sys.modules[module.__name__] = import_module(new)
+
+
+sys.meta_path.append(_OldNames())  # last: it is asked only for what is not there
 register_when_loaded()

@@ -49,7 +49,7 @@ class AttributeTable:
     attribute_names: list[str]
     class_attributes: np.ndarray
     attribute_groups: list[str] | None = None
-    roles: list[str] | None = None
+    roles: list[str] = None  # type: ignore[assignment]  # a list from __post_init__ on
     attribute_embeddings: np.ndarray | None = None
     traits: list[dict[str, Any]] | None = None
 
@@ -91,7 +91,7 @@ class AttributeTable:
         )
         for title, values, length in lengths:
             if values is not None and len(values) != length:
-                raise ValueError(f"{title} has {len(values)} entries, expected {length}.")
+                raise ValueError(f"{title} has {len(values)} entries; give {length}, in the same order as the names.")
         for name, role in zip(self.class_names, self.roles, strict=True):
             if role not in ROLES:
                 raise ValueError(f"Class {name!r} has role {role!r}; use one of {', '.join(ROLES)}.")
@@ -408,10 +408,10 @@ def group_attributes(
     """
     if method not in GROUPINGS:
         raise ValueError(f"Unknown attribute grouping {method!r}; use one of {', '.join(GROUPINGS)}.")
-    if method == "single" or (method == "given" and table.attribute_groups is None):
+    if method == "single":
         return ["all"] * table.num_attributes
     if method == "given":
-        return table.attribute_groups
+        return table.attribute_groups or ["all"] * table.num_attributes
     if method == "embeddings" and table.attribute_embeddings is None:
         raise ValueError("groups='embeddings' needs attribute embeddings, and the attribute table has none.")
     points = table.attribute_embeddings if method == "embeddings" else table.class_attributes[table.seen].T

@@ -8,6 +8,7 @@ channel attention has versions with equal results, plain (stores the B x EA x C 
 
 import operator
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ class TensorCache:
     def __init__(self) -> None:
         self._results: dict[Hashable, tuple[list[torch.Tensor], list[int], object]] = {}
 
-    def __call__(self, name: Hashable, sources: Sequence[torch.Tensor], compute: Callable[[], object]) -> object:
+    def __call__(self, name: Hashable, sources: Sequence[torch.Tensor], compute: Callable[[], Any]) -> Any:
         """The result of `compute`, from last time if no source has changed. Under autograd it is always computed."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return compute()

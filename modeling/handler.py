@@ -130,6 +130,7 @@ def parameters_of(data: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[st
     Raises:
         BadRequest: a key that is unknown, or a parameter that is given twice.
     """
+    parts: list[tuple[str, Mapping[str, Any], tuple[str, ...]]]
     parts = [("the request", data, ("inputs", "parameters")), ('"inputs"', inputs, ("image", "parameters"))]
     parts += [
         ('"parameters"', part["parameters"], ()) for part in (data, inputs) if part.get("parameters") is not None

@@ -71,7 +71,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         OSError, SyntaxError, ValueError: the pixels do not decode.
     """
     image.load()
-    turn = TURNS.get(orientation(image))
+    turn = TURNS.get(orientation(image) or 0)
     return eight_bit(image if turn is None else image.transpose(turn)).convert("RGB")
 
 
@@ -349,7 +349,7 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
                 f"{name!r} is described by {len(description)} values; give all {len(traits)}, or {{trait: value}}."
             )
         description = {trait["attribute"]: value for trait, value in zip(traits, description, strict=True)}
-        traits = [trait | {"scale": None, "offset": None, "range": list(_on_scale(trait))} for trait in traits]
+        traits = [{**trait, "scale": None, "offset": None, "range": list(_on_scale(trait))} for trait in traits]
     values, told, any_told = np.array([trait["fill"] for trait in traits], np.float32), [], False
     for key, value in description.items():
         if value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING):

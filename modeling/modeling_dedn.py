@@ -206,7 +206,8 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
             raise ValueError(
-                f"The weights lack {len(missing)} tensors of this model, first {missing[0]!r}; get them again."
+                f"The weights lack {len(missing)} tensors of this model, first {missing[0]!r}. Download or save the "
+                "model again."
             )
         if model.backbone is not None:
             model.backbone.restore_buffers()

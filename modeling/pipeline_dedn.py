@@ -207,7 +207,8 @@ class DEDNPipeline(Pipeline):
             )
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k is {top_k!r}; it must be a whole number, 1 or more.")
-        forward, postprocess = {}, {}
+        forward: dict[str, Any] = {}
+        postprocess: dict[str, Any] = {}
         if min_confidence is not None or precision is not None:
             postprocess["threshold"] = self.model.config.confidence_threshold(min_confidence, precision)
         if candidate_labels is not None:

@@ -143,7 +143,10 @@ def replaced_model(folder: Path, variant: str | None = None) -> Iterator[Path]:
         yield unfinished
         replace_model(folder, unfinished, superseded=() if variant else WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"The model could not be saved in {folder}: {error}") from error
+        why = str(error).rstrip(".")
+        raise OSError(
+            f"The model could not be saved in {folder}: {why}. Make room, or give another folder."
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -1,7 +1,13 @@
-"""The Markdown files name only what exists: files, headings, paths and names of the package."""
+"""The Markdown files name only what exists: files, headings, paths, names of the package, commands and options."""
 
+import argparse
+import ast
 import re
+import shlex
+import subprocess
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 from urllib.parse import unquote
@@ -9,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 import torch
 
+from dedn_hf.cli.parser import build_parser
 from tests.fake_data import write_csv, write_folder
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +71,53 @@ def dotted_names(text: str) -> set[str]:
     return names
 
 
+def given_commands(text: str) -> list[list[str]]:
+    """The words after `dedn` of every command of the bash blocks; `examples/train.py` is `dedn train`."""
+    lines = "\n".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:  # a quotation that goes on in the next line: a variable, no command
+            continue
+        words = words[words.index("dedn") :] if "dedn" in words[:1] else words
+        for start, command in (
+            (["dedn"], []),
+            (["accelerate", "launch", "-m", "dedn_hf"], []),
+            (["python", "examples/train.py"], ["train"]),
+        ):
+            if words[: len(start)] == start:
+                found.append([*command, *words[len(start) :]])
+    return found
+
+
+def is_understood(words: list[str]) -> bool:
+    """Whether `dedn` takes these words. What a variable of the shell holds is not known."""
+    if any(word.startswith("$") for word in words):
+        return set(options_of(words)) <= known_options(words[0])
+    try:
+        build_parser().parse_args(words)
+    except SystemExit:
+        return False
+    return True
+
+
+def options_of(words: list[str]) -> list[str]:
+    return [word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
+
+
+def known_options(command: str) -> set[str]:
+    """Of a command of `dedn`; none where there is no such command."""
+    (subparsers,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    parser = subparsers.choices.get(command)
+    return set() if parser is None else {option for each in parser._actions for option in each.option_strings}
+
+
+def commands_in_prose(text: str) -> list[list[str]]:
+    """The words after `dedn` of inline code such as `dedn check --backbone NAME`."""
+    return [code.split()[1:] for code in inline_code(text) if re.match(r"dedn [a-z]", code)]
+
+
 def can_be_imported(name: str) -> bool:
     try:
         resolve_name(name)
@@ -88,6 +142,33 @@ def test_every_path_in_the_repository_exists(page):
     text = page.read_text(encoding="utf-8")
     words = " ".join([*inline_code(text), *blocks(text, "bash")]).split()
     assert not [word for word in words if PATH.fullmatch(word) and not (ROOT / word).exists()]
+
+
+@every_page
+def test_every_command_is_understood(page):
+    text = page.read_text(encoding="utf-8")
+    assert not [" ".join(words) for words in given_commands(text) if not is_understood(words)]
+    mentioned = [words for words in commands_in_prose(text) if not set(options_of(words)) <= known_options(words[0])]
+    assert not [" ".join(words) for words in mentioned]
+
+
+@every_page
+def test_every_python_example_is_python(page):
+    for code in blocks(page.read_text(encoding="utf-8"), "python"):
+        if not code.startswith(" "):  # else a line to be put somewhere
+            ast.parse(code)
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="mkdocs is not installed: pip install -e .[docs]")
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_other_hosts(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = {path: path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")}
+    loaded = re.compile(r"<(?:script|img|iframe)[^>]*src=\"https?:|<link[^>]*rel=\"stylesheet\"[^>]*href=\"https?:")
+    assert pages and not [str(path) for path, text in pages.items() if loaded.search(text)]
+    reference = (tmp_path / "site" / "reference" / "commands.html").read_text(encoding="utf-8")
+    assert "dedn classify" in reference and "--min-confidence" in reference
 
 
 @pytest.fixture
@@ -124,6 +205,9 @@ def test_the_example_of_a_loss_gives_the_value_worked_out_by_hand(example):
 
 
 def test_what_does_not_exist_is_found():
+    lines = ("dedn check photos --traits t.csv", "dedn check photos \\\n  --colour red --traits t.csv", "dedn grow")
+    block = "```bash\n" + "\n".join(lines) + "\n```\n"
+    assert [is_understood(words) for words in given_commands(block)] == [True, False, False]
     links = "# A heading: here\n[a](#a-heading-here) [b](#elsewhere) [c](docs/none.md) [d](https://example.org)\n"
     assert broken_links(ROOT / "README.md", links) == ["#elsewhere", "docs/none.md"]
     names = "`dedn_hf.data.load` or `dedn_hf.lode`\n```python\nfrom dedn_hf.training import run, walk  # both\n```\n"

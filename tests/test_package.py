@@ -1,6 +1,7 @@
 """What an installed `dedn_hf` promises: quick to import, complete, and honest about what it needs."""
 
 import csv
+import importlib
 import json
 import os
 import shutil
@@ -61,6 +62,18 @@ def test_the_installed_version_is_the_one_in_the_source():
     assert version("dedn-hf") == dedn_hf.__version__
 
 
+def test_the_citation_names_the_same_version():
+    lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    assert f"version: {dedn_hf.__version__}" in lines
+
+
+@pytest.mark.parametrize("old", dedn_hf.MOVED)
+def test_a_module_of_the_last_release_is_found_by_its_old_name_with_a_warning_that_says_the_new_one(old):
+    with pytest.warns(FutureWarning, match=f"dedn_hf.{old} is now dedn_hf") as warned:
+        module = importlib.import_module(f"dedn_hf.{old}")
+    assert f"is now {module.__name__}. The old name goes" in str(warned[0].message)
+
+
 def test_the_command_is_installed():
     (command,) = entry_points(group="console_scripts", name="dedn")
     assert command.value == "dedn_hf.cli:main"
@@ -80,7 +93,7 @@ def test_the_oldest_versions_are_tested_as_they_are_promised():
     floors = {Requirement(line).name: Requirement(line).specifier for line in requires("dedn-hf")}
     lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
     pins = {Requirement(line).name: Requirement(line).specifier for line in lines if not line.startswith("#")}
-    del floors["build"]  # of the extra `dev`, which no test needs
+    del floors["build"], floors["pre-commit"]  # of the extra `dev`, which no test needs
     assert {name: str(pin) for name, pin in pins.items()} == {
         name: str(floor).replace(">=", "==") for name, floor in floors.items()
     }
@@ -113,7 +126,7 @@ def test_the_wheel_holds_every_source_and_metadata_file(wheel):
     }
     others = {
         path.relative_to(ROOT).as_posix()
-        for kind in ("*.html", "*.yaml", "*.md")
+        for kind in ("*.html", "*.yaml", "*.md", "*.pyi", "py.typed")
         for path in (ROOT / "dedn_hf").rglob(kind)
     }
     assert modeling | around | metadata | others | {"dedn_hf/model_cards/template.md"} <= names

@@ -106,6 +106,6 @@ def test_asking_twice_watches_once():
         "import sys, dedn_hf\n"
         "from dedn_hf import register_when_loaded\n"
         "register_when_loaded()\n"
-        "ours = [f for f in sys.meta_path if type(f).__module__ == 'dedn_hf']\n"
+        "ours = [f for f in sys.meta_path if type(f).__name__ == '_Watch']\n"
         "assert len(ours) == 1"
     )

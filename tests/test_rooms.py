@@ -70,7 +70,7 @@ def test_imports_make_no_circle(graph):
 def test_the_house_has_ten_rooms_at_most_and_no_loose_module():
     names = {path.name for path in ROOT.iterdir() if not path.name.startswith((".", "__pycache__"))}
     assert len(AROUND) <= 10
-    assert names == {"__init__.py", "__main__.py", *AROUND}
+    assert names == {"__init__.py", "__init__.pyi", "__main__.py", "py.typed", *AROUND}
 
 
 @pytest.mark.parametrize("name", AROUND)

@@ -2,12 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "answers": ["COLUMNS"],
-        "classifier": ["Summary", "classify"],
-        "collection": ["collect"],
-        "rollup": ["read_groups"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -55,8 +55,8 @@ class Blocks:
             different = sorted(key for key in self.plan if there.get(key) != self.plan[key])
             if different:
                 raise ValueError(
-                    f"{self.folder} was begun with other {', '.join(different)}. Give the command of then, or another "
-                    "--out, or delete that folder."
+                    f"{self.folder} was begun with other {', '.join(different)}. Give the same command as then, "
+                    "another --out, or delete that folder."
                 )
         else:
             with whole_file(path) as unfinished:

@@ -61,8 +61,8 @@ class ScoreFit:
         names = [name for name in reference.class_names if name in seen]
         if len(names) < FEWEST_CLASSES:
             raise ValueError(
-                f"There are photos of {len(names)} classes that the model was trained on; it takes {FEWEST_CLASSES} "
-                "to know how what the model sees goes with the table."
+                f"There are photos of {len(names)} classes that the model was trained on. To relate what it sees to "
+                f"the table, {FEWEST_CLASSES} are needed: add folders of their photos (--reference)."
             )
         scores = reference.select(names).select_attributes(table.attribute_names).class_attributes.astype(np.float64)
         values = table.select(names).class_attributes.astype(np.float64)

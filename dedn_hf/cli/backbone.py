@@ -39,6 +39,6 @@ def pooled_photos(
     from dedn_hf.studies.pooled import pool
 
     splits, table = load(**source)
-    options = {} if crop_pct is None else {"crop_pct": crop_pct}
+    options: dict[str, Any] = {} if crop_pct is None else {"crop_pct": crop_pct}
     model = DEDNForZeroShot.from_timm(backbone, table, image_size=image_size, pretrained=weights or True, **options)
     return pool(splits, model, features), table

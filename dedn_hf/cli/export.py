@@ -32,13 +32,14 @@ def add_export(commands: argparse._SubParsersAction) -> None:
 def run_export(model: str, format: str, out: str | None = None, **given: Any) -> None:
     """Export a model and say how exact it is. Raises as `dedn_hf.publish.export.export_model`."""
     from dedn_hf.modeling.saving import require_writable
-    from dedn_hf.publish.export import default_path, export_model, require_packages
+    from dedn_hf.publish.export import default_path, export_model
+    from dedn_hf.publish.extras import require_extra
     from dedn_hf.publish.saved import load_model
 
     path = out or default_path(model, format)
     require_writable(path)  # before the work, as is the next
     if format != "torch":
-        require_packages()
+        require_extra("export")
     found = export_model(load_model(model), path, format, **given)
     compared = "the float32 file" if format == "onnx-int8" else "PyTorch"
     print(

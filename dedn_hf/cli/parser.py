@@ -15,6 +15,7 @@ from dedn_hf.cli.baselines import add_baselines
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
 from dedn_hf.cli.describe import add_describe
+from dedn_hf.cli.env import add_env
 from dedn_hf.cli.evaluate import add_evaluate
 from dedn_hf.cli.explain import add_explain
 from dedn_hf.cli.export import add_export
@@ -24,6 +25,9 @@ from dedn_hf.cli.reproduce import add_reproduce
 from dedn_hf.cli.serve import add_serve
 from dedn_hf.cli.train import add_train
 
+MEMORY = (
+    "Give a smaller --batch-size, of a training --set training.batch_size=25, or --cpu where there is that option."
+)
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_check,  # the order of `dedn --help` is that of the way from photos to answers
     add_train,
@@ -38,6 +42,7 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_prepare,
     add_baselines,
     add_reproduce,
+    add_env,
 )
 
 
@@ -69,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(**given) or 0
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"dedn: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name
+            raise
+        print(f"dedn: the accelerator has too little memory. {MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ndedn: stopped. The same command goes on where it was.", file=sys.stderr)

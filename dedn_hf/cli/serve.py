@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib.util import find_spec
 from typing import Any
 
 
@@ -29,9 +28,9 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
 
 def run_serve(model: str, allow_urls: bool, **given: Any) -> None:
     """Serve until interrupted. Raises as `dedn_hf.publish.serving.serve`."""
-    missing = [name for name in ("starlette", "uvicorn", "httpx", "python_multipart") if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"This command needs {', '.join(missing)}: pip install 'dedn-hf[serve]'")
+    from dedn_hf.publish.extras import require_extra
+
+    require_extra("serve")
     from dedn_hf.publish.serving import serve
 
     serve(model, allow_urls=allow_urls, **given)

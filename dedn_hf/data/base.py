@@ -110,7 +110,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     def example(self, image: Image) -> dict[str, Any]:
         """One row of the data set."""
         path = self.catalog.path_of(image.file)
-        stored = {"path": path, "bytes": None}
+        stored: dict[str, Any] = {"path": path, "bytes": None}
         if not self.keep_metadata:
             stored = {"path": None, "bytes": without_metadata(contents(path))}
         elif is_unusual(path):
@@ -135,7 +135,7 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
             file, reason = next(iter(problems.items()))
             raise ValueError(
                 f"{Path(self.catalog.root) / file} does not decode ({reason}); {len(problems)} such in all. "
-                "Replace them, or leave them out by strict=False."
+                "Replace them, or give strict=False (in commands: leave out --strict), which leaves them out."
             )
         self._left_out = problems
         return [

@@ -21,7 +21,7 @@ from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.inputs import open_encoded
 
 PORTIONS = ("fit", "val_seen", "val_unseen", "test_seen", "test_unseen")
-SPLITS = {
+SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
     "default": {
         "train": ("fit", "val_seen", "val_unseen"),
         "test_seen": ("test_seen",),

@@ -62,7 +62,8 @@ def read_images(folder: Path) -> list[str]:
     Lines from the first damaged one on are left out: these maps are computed again.
     """
     path = folder / IMAGES_FILE
-    return WHOLE_LINES.match(path.read_bytes())[0].decode().split() if path.is_file() else []
+    whole = WHOLE_LINES.match(path.read_bytes()) if path.is_file() else None
+    return whole[0].decode().split() if whole else []
 
 
 def bytes_of_map(identity: dict) -> int:

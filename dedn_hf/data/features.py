@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -81,8 +81,7 @@ class FeatureCache:
         path = self.folder / FEATURES_FILE
         if size and not (path.is_file() and path.stat().st_size >= size):
             raise ValueError(
-                f"{path} is damaged: it has not the {size} bytes that it should have. Delete {self.folder}; the cache "
-                "will be made again."
+                f"{path} is damaged: it should have {size} bytes. Delete {self.folder}; the cache will be made again."
             )
         self._map = None
         if not size:
@@ -110,7 +109,7 @@ class FeatureCache:
             )
         return np.array([self._row[file] for file in files], dtype=np.int64)
 
-    def read(self, rows: Sequence[int]) -> torch.Tensor:
+    def read(self, rows: Sequence[int] | np.ndarray) -> torch.Tensor:
         """B x C x H x W, float16 or bfloat16, copied out of the file."""
         features = torch.from_numpy(self._bits[rows]).view(self.dtype)
         if self._map and hasattr(mmap, "MADV_DONTNEED"):  # else all that was read once would stay in this process
@@ -336,7 +335,7 @@ def image_hashes(images: datasets.Dataset) -> list[str]:
 
 def hashes_by_name(names: Sequence[str], contents: Sequence[str]) -> dict[str, str]:
     """Name of each file -> hash of its bytes. Raises ValueError where two images have one name."""
-    found = {}
+    found: dict[str, str] = {}
     for name, content in zip(names, contents, strict=True):
         if found.setdefault(name, content) != content:
             raise ValueError(f"Two images are called {name!r} in the column 'file'. Give each a name of its own.")
@@ -355,7 +354,7 @@ def _finite(features: torch.Tensor) -> torch.Tensor:
     return features
 
 
-def short_json(value: object) -> str:
+def short_json(value: Any) -> str:
     """JSON of at most 80 characters, long lists abbreviated."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:60]}... ({len(value)} long)"

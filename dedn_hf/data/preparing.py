@@ -82,7 +82,7 @@ def require_free(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} is a file. Name a folder.")
     if out.exists() and not overwrite and not (out / RECORD_FILE).is_file() and any(out.iterdir()):
         raise FileExistsError(
-            f"{out} is not empty and `dedn prepare` did not write it. Name another, or overwrite it."
+            f"{out} is not empty and `dedn prepare` did not write it. Name another folder, or give --overwrite."
         )
 
 
@@ -99,7 +99,8 @@ def write_images(builder: ZeroShotBuilder, folder: str, max_shard_size: str) -> 
     try:
         builder.download_and_prepare(folder, file_format="parquet", max_shard_size=max_shard_size)
     except DatasetGenerationError as error:
-        raise OSError(f"{folder} could not be written: {error.__cause__ or error}") from error
+        why = str(error.__cause__ or error).rstrip(".")
+        raise OSError(f"{folder} could not be written: {why}. Make room there, or name another folder.") from error
 
 
 def portion_files(folder: Path) -> dict[str, list[str]]:

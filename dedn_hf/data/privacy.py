@@ -137,7 +137,7 @@ def other_without(content: bytes) -> bytes:
         if not private and not (image.format == "TIFF" and has_private_tags(image)):
             return content
         image.load()
-        turn = TURNS.get(orientation(image))
+        turn = TURNS.get(orientation(image) or 0)
         plain = image if turn is None else image.transpose(turn)
         clean = Image.frombytes(plain.mode, plain.size, plain.tobytes())
         if plain.mode == "P":

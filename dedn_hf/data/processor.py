@@ -8,10 +8,11 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from dedn_hf.data.cpu import cpu_instructions
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -54,20 +55,14 @@ def faster_precision(model: DEDNForZeroShot) -> str:
         return "float32"
     with at_full_speed(model):
         seconds = {precision: seconds_of(model.eval(), precision) for precision in ("float32", "bfloat16")}
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=seconds.__getitem__)
 
 
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16. Elsewhere it is emulated, ten times slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type != "cpu":
-        return False
-    try:
-        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
-    except OSError:  # not Linux
-        return False
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    return device.type == "cpu" and (cpu_instructions() or {}).get("bfloat16", False)
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ class Task:
             images = list(self.images[split]["file"]), self.labels[split]
             if split == "train":
                 return CachedFeatures([cache, *mirror, *views], *images)
-            return MirroredFeatures([cache, mirrored], *images) if mirror else CachedFeatures([cache], *images)
+            return MirroredFeatures([cache, *mirror], *images) if mirror else CachedFeatures([cache], *images)
 
         return inputs
 
@@ -160,5 +160,5 @@ def _task(name: str, table: AttributeTable, labelled: AttributeTable, images: di
     new_label = torch.tensor([position.get(class_name, -1) for class_name in labelled.class_names])
     labels = {split: new_label[torch.tensor(data["label"][:], dtype=torch.long)] for split, data in images.items()}
     if not len(labels["train"]):
-        raise ValueError(f"The {name} task has no image to train on. Check the roles of the classes.")
+        raise ValueError(f"The {name} task has no image to train on. Give photos of classes whose role is 'train'.")
     return Task(name, table, images, labels)

@@ -2,10 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "gzsl": ["GZSL"],
-        "scores": ["calibrate", "gzsl_compute_metrics", "gzsl_scores", "seen_unseen_curve"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

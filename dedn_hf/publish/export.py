@@ -23,7 +23,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,6 +33,7 @@ from torch import nn
 from dedn_hf import __version__
 from dedn_hf.modeling.experts import Expert, Experts
 from dedn_hf.modeling.saving import require_writable, temporary_folder, whole_file
+from dedn_hf.publish.extras import require_extra
 
 if TYPE_CHECKING:
     import onnx
@@ -107,11 +107,13 @@ def export_onnx(
             the exported one gives other numbers, or nothing can be written there. OSError: the disk is full.
     """
     require_writable(path)
-    require_packages()
+    require_extra("export")
     shapes = input_shapes(model, classes)
     reference = copy.deepcopy(model).float().cpu().eval()
     if sum(tensor.nbytes for tensor in reference.state_dict().values()) > LARGEST_FILE:
-        raise ValueError("The model is larger than 2 GB, which one ONNX file cannot hold. Use the format 'torch'.")
+        raise ValueError(
+            "The model is larger than 2 GB, which one ONNX file cannot hold. Use the format 'torch' (--format torch)."
+        )
     with whole_file(path) as unfinished:
         program = to_onnx(traced(Classifier(reference, classes), shapes), shapes, opset)
         program.model.metadata_props.update(metadata(reference, classes))
@@ -138,7 +140,7 @@ def quantize_onnx(path: str | Path, out: str | Path) -> Difference:
             are not finite, or nothing can be written there. OSError: the file cannot be read, or the disk is full.
     """
     require_writable(out)
-    require_packages()
+    require_extra("export")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -425,13 +427,6 @@ def open_session(path: str | Path) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def require_packages() -> None:
-    """Raise ValueError where a package that ONNX needs is not installed."""
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise ValueError(f'Exporting to ONNX needs {", ".join(missing)}: pip install "dedn-hf[export]"')
 
 
 @contextmanager

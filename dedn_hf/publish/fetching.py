@@ -88,7 +88,7 @@ async def public_addresses(host: str) -> list[str]:
         entries = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
         entries = []
-    found = [entry[4][0] for entry in entries]
+    found = [str(entry[4][0]) for entry in entries]
     if not found or not all(is_public(address) for address in found):
         raise BadRequest("The host of the URL has no public address.")
     return found

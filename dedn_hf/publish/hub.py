@@ -196,7 +196,7 @@ def require_ready(to: Destination) -> str:
 def require_complete(folder: Path, kind: Kind) -> None:
     """Raise ValueError where the folder lacks something that its kind of repository must have."""
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder}.")
+        raise ValueError(f"There is no folder {folder}. Give what a training or `dedn prepare` wrote.")
     for pattern, complaint in kind.required.items():
         if not any(folder.glob(pattern)):
             raise ValueError(f"{folder} {complaint}")

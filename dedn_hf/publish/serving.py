@@ -50,7 +50,10 @@ def load_pipeline(model: str) -> DEDNPipeline:
 
     network = load_model(model)
     if network.backbone is None:
-        raise ValueError(f"{model} has no backbone: it takes cached features, and cannot classify images.")
+        raise ValueError(
+            f"{model} has no backbone: it takes cached features, and no images. Give a model that was saved with its "
+            "backbone."
+        )
     task = "zero-shot-image-classification"
     return DEDNPipeline(model=network, image_processor=network.image_processor(), task=task)
 

@@ -2,13 +2,4 @@
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "evaluation": ["evaluate"],
-        "experiment": ["Experiment", "run"],
-        "loop": ["fit"],
-        "settings": ["TrainingSettings", "read_preset"],
-        "testing": ["evaluate_photos"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -151,7 +151,8 @@ def require_consistent(experiment: Experiment, settings: TrainingSettings) -> No
     """Raise ValueError for settings that do not go with cached features, or with none."""
     if settings.train_backbone and experiment.features is not None:
         raise ValueError(
-            "train_backbone=True needs images: cached features belong to a frozen backbone. Drop the cache."
+            "train_backbone=True needs images: cached features belong to a frozen backbone. "
+            "Leave out the folder of features (--features)."
         )
     if (settings.feature_views > 1) != (experiment.features is not None and settings.augmentation != "none"):
         raise ValueError(

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -168,7 +168,7 @@ class Training:
                     self.average.update_parameters(accelerator.unwrap_model(self.model))
                 yield
 
-    def progress_bar(self, epoch: int, done: int) -> Iterator[dict]:
+    def progress_bar(self, epoch: int, done: int) -> Iterable[dict]:
         """The batches that are left of the epoch, behind a progress bar on one process."""
         title, silent = f"{self.task.name} {epoch}/{self.settings.epochs}", not self.accelerator.is_local_main_process
         return self.bar(self.loader, desc=title, total=len(self.batches), leave=False, disable=silent, initial=done)
@@ -218,7 +218,7 @@ def training_loader(inputs: Inputs, task: Task, settings: TrainingSettings, acce
         accelerator.process_index,
         accelerator.num_processes,
     )
-    workers = {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
+    workers: dict[str, Any] = {"num_workers": settings.num_workers, "persistent_workers": settings.num_workers > 0}
     workers["worker_init_fn"] = outlive_signals
     # A generator of its own, so that the loader draws none of the numbers that dropout uses.
     generator = torch.Generator()
@@ -234,7 +234,9 @@ def build_optimizer(model: DEDNForZeroShot, settings: TrainingSettings) -> torch
     Sets which parameters are trained. Raises ValueError for a frozen stage that the backbone does not have.
     """
     model.freeze_backbone(not settings.train_backbone)
-    groups = [{"params": [p for n, p in model.named_parameters() if not n.startswith("backbone.")]}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for n, p in model.named_parameters() if not n.startswith("backbone.")]}
+    ]
     if settings.train_backbone:
         model.backbone.freeze_stages(settings.frozen_stages, settings.freeze_batch_norm)
         trained = [p for p in model.backbone.parameters() if p.requires_grad]

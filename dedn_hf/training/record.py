@@ -12,7 +12,7 @@ from collections import Counter
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -22,6 +22,7 @@ from accelerate.utils import broadcast_object_list
 
 import dedn_hf
 from dedn_hf import __version__, modeling
+from dedn_hf.data.cpu import cpu_name
 from dedn_hf.data.features import weights_hash
 from dedn_hf.modeling.attribute_table import ROLES, AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -39,7 +40,11 @@ class Stopwatch:
     """
 
     def __init__(self, resumed: bool) -> None:
-        self.record = {"started": datetime.now(timezone.utc).date().isoformat(), "resumed": resumed, "seconds": {}}
+        self.record: dict[str, Any] = {
+            "started": datetime.now(timezone.utc).date().isoformat(),
+            "resumed": resumed,
+            "seconds": {},
+        }
         self.since = time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -66,15 +71,6 @@ def surroundings(accelerator: Accelerator) -> dict:
             "processes": accelerator.num_processes,
         },
     }
-
-
-def cpu_name() -> str | None:
-    """What the processor calls itself, or None where it does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 def git_revision() -> str | None:

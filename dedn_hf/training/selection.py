@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -145,7 +145,9 @@ def joint_history(
     for records in zip(*histories, strict=True):
         if records[0].get("H") is None:
             continue
-        means = {key: float(np.mean([record[key] for record in records])) for key in ("loss", *SCORES_OF_FOLDS)}
+        means: dict[str, Any] = {
+            key: float(np.mean([record[key] for record in records])) for key in ("loss", *SCORES_OF_FOLDS)
+        }
         means.update(epoch=records[0]["epoch"], H=harmonic_mean(means["U"], means["S"]))
         if calibrating:
             means["H_uncalibrated"] = float(np.mean([record["H_uncalibrated"] for record in records]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -26,7 +26,8 @@ class TrainingSettings:
         backbone_learning_rate: of the backbone's weights. frozen_stages: name prefixes of the backbone's modules that
             stay frozen all the same, e.g. ['conv_stem', 'blocks.0']. freeze_batch_norm: keep the statistics of the
             pretrained batch normalisation.
-        schedule: 'constant', 'cosine' or 'linear' (to zero), after a linear warm-up over `warmup` (0..1) of the steps.
+        schedule: 'constant', 'cosine' or 'linear' (to zero). warmup: share of all steps, 0..1, in which the learning
+            rate first rises from zero.
         gradient_accumulation_steps, max_grad_norm (None: no clipping), mixed_precision: as in Accelerate.
         ema_decay: decay per step of an exponential moving average of the weights, used for evaluation; None: none.
         augmentation: 'none', 'flip' or 'crop', of training images. crop_scale: smallest area of a crop, 0..1.
@@ -122,7 +123,7 @@ class TrainingSettings:
         return asdict(self)
 
 
-def checked(name: str, value: object, kind: type) -> object:
+def checked(name: str, value: Any, kind: Any) -> Any:
     """A setting, numbers as what they are: YAML reads 1e-4 as text. Raises ValueError."""
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise ValueError(f"{name} is {value!r}; use one of {', '.join(get_args(kind))}.")
@@ -161,7 +162,7 @@ def read_preset(path: str | Path, variant: str | None = None, overrides: list[st
         preset = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
-    sections = {"data": {}, "model": {}, "training": {}, "variants": {}}
+    sections: dict[str, dict[str, Any]] = {"data": {}, "model": {}, "training": {}, "variants": {}}
     for section in preset:
         if section not in sections:
             raise ValueError(f"{path}: unknown section {section!r}; use {', '.join(sections)}.")

@@ -26,7 +26,8 @@ class StopSignals:
     """
 
     def __init__(self, accelerator: Accelerator, enabled: bool = True) -> None:
-        self.accelerator, self.received, self.asked = accelerator, None, 0
+        self.accelerator, self.asked = accelerator, 0
+        self.received: int | None = None
         self.enabled = enabled and threading.current_thread() is threading.main_thread()  # others cannot handle any
 
     def __enter__(self) -> StopSignals:
@@ -63,7 +64,7 @@ class StopSignals:
 
     def leave(self) -> NoReturn:
         """End as the signal would have: KeyboardInterrupt, or SystemExit with 143."""
-        self._leave(self.received)
+        self._leave(self.received or signal.SIGINT)
 
     def _leave(self, number: int) -> NoReturn:
         raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)

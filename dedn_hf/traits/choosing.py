@@ -15,7 +15,7 @@ from dedn_hf.traits.opening import Sheet
 
 _WORDS = re.compile(r"[A-ZÄÖÜ]+(?=[A-ZÄÖÜ][a-zäöü])|[A-ZÄÖÜ]?[a-zäöüéèñ]+|[A-ZÄÖÜ]+")
 # Words of a header that say that the column is no trait, and what it is instead.
-NO_TRAITS = {
+_NO_TRAITS = {
     "an identifier": "id ids uid guid uuid tsn taxonid",
     "a source or reference": "source sources ref refs reference references citation doi url link author authors "
     "bibliography quelle quellen literatur fuente referencia",
@@ -27,7 +27,7 @@ NO_TRAITS = {
     "a place on the map": "latitude longitude easting northing coordinates",
     "a date": "date datum fecha",
 }
-NO_TRAITS = {what: set(words.split()) for what, words in NO_TRAITS.items()}
+NO_TRAITS = {what: set(words.split()) for what, words in _NO_TRAITS.items()}
 _RUNNING = "sequence seq nr no row number index rank lfd id"
 _TAXA = (
     "kingdom phylum order family genus species subfamily subspecies superfamily tribe taxon taxo authority taxonomy "

@@ -289,7 +289,7 @@ def _quantity_at(sheet: Sheet, index: Any, name: str, decimal: str) -> tuple[flo
     except ValueError as error:
         raise ValueError(
             f"{sheet.place(index, name)}: {error}, as most of the column is. Correct it, leave it empty, or say "
-            f"kinds={{{name!r}: 'category'}} or ignore=[{name!r}]."
+            f"kinds={{{name!r}: 'category'}} (--kind {name}=category) or ignore=[{name!r}] (--ignore {name})."
         ) from None
 
 

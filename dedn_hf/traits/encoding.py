@@ -66,7 +66,8 @@ def encode_columns(
     require_whole_scale(on_100, sheet.source)
     if not used:
         raise ValueError(
-            f"{sheet.source} has none of the columns that the model knows: {', '.join(absent[:8])}. Name them so."
+            f"{sheet.source} has none of the columns that the model knows: {', '.join(absent[:8])}. Give its columns "
+            "these names."
         )
     for name in [each for each in candidates if each not in used]:
         report.ignored[name] = "the model knows no such column"

@@ -114,7 +114,7 @@ def match(names: Iterable[str], folders: Sequence[str], aliases: Mapping[str, Se
             if len(found) > 1 and level < 4:
                 raise ValueError(
                     f"{name!r} in the table may be any of the folders {', '.join(map(repr, found))}. Say which with "
-                    "names={folder: name}, or rename a folder."
+                    "names={folder: name} (--names FILE), or rename a folder."
                 )
             if len(found) == 1:
                 taken[found[0]].append(name)
@@ -185,7 +185,7 @@ def _require_one(found: Sequence[str], folder: str) -> None:
     if len(found) > 1:
         raise ValueError(
             f"The folder {folder!r} may be any of {', '.join(map(repr, found[:4]))} in the table. Write the class the "
-            "same way in all its rows, or say which with names={folder: name}."
+            "same way in all its rows, or say which with names={folder: name} (--names FILE)."
         )
 
 

@@ -257,7 +257,8 @@ def _report_matches(report: TraitReport, found: matching.Match, folders: list[st
                 for name in found.unmatched_names[:3]]  # fmt: skip
         raise ValueError(
             f"{report.source}: no class is a photo folder. The table has {', '.join(near)}; the folders are "
-            f"{', '.join(map(repr, folders[:3]))}. Say name_column= or names=."
+            f"{', '.join(map(repr, folders[:3]))}. Say which column names the classes (name_column, --name-column), "
+            "or which folder is which class (names, --names FILE)."
         )
     report.names_without_photos = found.unmatched_names
     report.photos_without_row = {
@@ -284,7 +285,10 @@ def _finish(
 ) -> TraitTable:
     left_out = "; ".join(f"{name!r}: {why}" for name, why in list(report.ignored.items())[:6])
     if not columns:
-        raise ValueError(f"{report.source} has no column of traits. Not used: {left_out or 'nothing'}. Say use=[...].")
+        raise ValueError(
+            f"{report.source} has no column of traits. Not used: {left_out or 'nothing'}. Say use=[...] "
+            "(--use COLUMN)."
+        )
     gaps = np.stack([column.gaps for column in columns], axis=1)
     empty = gaps.all(axis=1)
     if empty.any():

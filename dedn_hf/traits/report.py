@@ -65,8 +65,8 @@ class TraitReport:
             )
         if self.seen < 2 and for_training:
             self.warnings.append(f"{self.seen or 'no'} seen class: training needs several, two at the very least")
-        for column, share in dominating(table):
-            self.warnings.append(f"{column!r} makes up {share:.0%} of the differences between classes")
+        for name, share in dominating(table):
+            self.warnings.append(f"{name!r} makes up {share:.0%} of the differences between classes")
         for column in self.columns:
             if column["gaps"] > MANY_GAPS:
                 self.warnings.append(f"{column['name']!r} is a gap in {column['gaps']:.0%} of the classes")

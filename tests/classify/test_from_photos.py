@@ -56,7 +56,7 @@ def test_words_weigh_more_beside_one_photo_than_beside_many():
 
 def test_two_classes_with_photos_are_too_few():
     values = np.random.default_rng(0).uniform(0.1, 1, (6, 4))
-    with pytest.raises(ValueError, match="photos of 2 classes .* it takes 3"):
+    with pytest.raises(ValueError, match="photos of 2 classes .* 3 are needed"):
         ScoreFit.over(*tables(values[:2], values))
 
 

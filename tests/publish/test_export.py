@@ -10,7 +10,7 @@ import torch
 
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.cli import main
-from dedn_hf.publish import export, saved
+from dedn_hf.publish import export, extras, saved
 from dedn_hf.publish.export import export_model, export_onnx, export_program, open_session, quantize_onnx
 from dedn_hf.publish.saved import load_model
 from tests.modeling.test_model_loading import random_model
@@ -319,10 +319,10 @@ def test_the_command_says_what_is_wrong_with_the_model(tmp_path, capsys):
     assert "holds no DEDN model" in capsys.readouterr().err
 
 
-def test_the_command_says_which_extra_is_missing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else True)
+def test_the_command_says_which_packages_are_missing_and_how_to_install_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(extras, "is_there", lambda requirement: requirement.name != "onnxscript")
     assert main(["export", str(tmp_path)]) == 2
-    assert 'onnxscript: pip install "dedn-hf[export]"' in capsys.readouterr().err
+    assert 'needs packages that are not installed. pip install "onnxscript>=' in capsys.readouterr().err
 
 
 def test_a_model_loads_for_export_without_its_own_code(tmp_path):

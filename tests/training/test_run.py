@@ -577,7 +577,7 @@ def test_a_finished_run_is_not_overwritten(accelerator, tmp_path):
 
 
 def test_a_trained_backbone_takes_no_cached_features(accelerator, tmp_path):
-    with pytest.raises(ValueError, match="train_backbone=True needs images.*Drop the cache"):
+    with pytest.raises(ValueError, match="train_backbone=True needs images.*Leave out the folder of features"):
         run(experiment(tmp_path), settings(train_backbone=True), tmp_path / "run", accelerator)
 
 

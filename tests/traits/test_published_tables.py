@@ -76,7 +76,7 @@ def test_without_photos_a_column_of_names_is_found():
 
 
 def test_without_the_names_avonet_says_that_no_class_is_a_folder(folders):
-    with pytest.raises(ValueError, match="no class is a photo folder.*names="):
+    with pytest.raises(ValueError, match="no class is a photo folder.*--names FILE"):
         read_traits(TABLES / "avonet-cub50.csv", photos=folders)
 
 
