@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +92,8 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
         raise ValueError("--labels go with PHOTOS and --traits FILE, not with --preset.")
     require_unfinished(Path(out))
     own = not given.get("preset")
-    preset, features = own_preset(out, **given) if own else named_preset(**given)
+    with said_once():
+        preset, features = own_preset(out, **given) if own else named_preset(**given)
     settings = TrainingSettings.from_dict(preset["training"])
     accelerator = Accelerator(
         cpu=cpu,
@@ -109,6 +112,13 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
         if own:
             experiment.bar.close()
         report(record, out, given.get("old_photos") if given.get("labels") else given.get("photos"))
+
+
+@contextmanager
+def said_once() -> Iterator[None]:
+    """Within `with`, of several processes only the first prints. The launcher has numbered them."""
+    with nullcontext() if os.environ.get("RANK", "0") == "0" else redirect_stdout(io.StringIO()):
+        yield
 
 
 @contextmanager
