@@ -323,12 +323,19 @@ def corrected_values(table: AttributeTable, corrections: Mapping[str, Any]) -> d
     known: dict[str, float] = {}
     for name, value in corrections.items():
         if table.traits is not None:
-            known.update(table.encode(name, value))
+            known.update(table.encode(as_in_table(table, name), value))
             continue
         if not isinstance(value, int | float | np.number) or not np.isfinite(value):
             raise ValueError(f"The true value of {name!r} is {value!r}; give a number, in the table's scale.")
         known[table.attribute_names[find_name(name, table.attribute_names, spoken, "attribute")]] = float(value)
     return known
+
+
+def as_in_table(table: AttributeTable, name: str) -> str:
+    """What a table with traits calls a column or an attribute that people may name as they say it."""
+    names = dict.fromkeys([*(trait["column"] for trait in table.traits), *table.attribute_names])
+    said = [each for each in names if spoken(each).casefold() == spoken(str(name)).casefold()]
+    return said[0] if len(said) == 1 and name not in names else name
 
 
 def contributions_of(

@@ -100,6 +100,15 @@ def test_a_second_correction_of_a_trait_replaces_the_first_also_after_the_photo_
     assert said == [("0.png", "crest", "yes"), ("1.png", "bill", "thin"), ("moved.png", "bill", "curved")]
 
 
+def test_a_trait_may_be_called_as_the_page_calls_it(tmp_path, photos):
+    (tmp_path / "birds.csv").write_text(TABLE.replace("crest", "has_crest::pointed"))
+    model = image_model(read_traits(tmp_path / "birds.csv")).eval()
+    explanation = explain(model, photos / "0.png", corrections={"Crest: pointed": "yes"})
+    assert list(explanation.corrections) == ["has_crest::pointed"]
+    with pytest.raises(ValueError, match="Did you mean 'has_crest::pointed'"):
+        explanation.correct({"crest: pointy": "yes"})
+
+
 def test_what_people_add_to_the_table_stays_as_their_spreadsheet_wrote_it(birds, photos, tmp_path):
     file = tmp_path / "corrections.csv"
     text = f"note;value;trait;file\nvery sure;thin;bill;{photos / '1.png'}\n"
