@@ -182,7 +182,7 @@ def read_labels(path: str | os.PathLike, found: Photos) -> list[Label]:
         if not reason and place is None:
             missing.append((number, file))
         elif reason := reason or why_unused(place):
-            found.skipped[reason].append(file or f"row {number}")
+            found.skipped[reason].append(file.removeprefix(found.root + os.sep) or f"row {number}")
         else:
             labels.append(Label(number, file, place, name))
     if missing:
