@@ -128,6 +128,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         self.register_buffer("attribute_mean", torch.zeros(config.num_attributes))
         self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))
         self.class_cache = TensorCache()
+        self.handicaps: torch.Tensor | None = None  # K, taken from logits in losses only; no part of a saved model
         self.freeze_backbone(config.freeze_backbone)
         self.post_init()
 
@@ -472,6 +473,8 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         summed = scores.sum(dim=2)
         with torch.autocast(scores.device.type, enabled=False):  # scores may be of low precision, losses are not
             logits = self.class_logits(self.scale_scores(summed), class_attributes, seen)
+            if self.handicaps is not None:
+                logits = logits - self.handicaps.to(logits)
         return loss_terms(self.config, scores, summed, logits, class_attributes, seen, labels)
 
     # Classes ------------------------------------------------------------------------------------------------------

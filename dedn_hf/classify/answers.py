@@ -26,13 +26,34 @@ COLUMNS = {  # name -> what it says
     "margin": "confidence of the best class minus that of the second",
     "learned_from": "'photos' or 'description': what the model knows the best class from",
     "attributes": "what speaks most for the best class and against the second",
+    "corrected": "what a person corrected, and the answer rests on",
     "taken": "date and time by the clock of the camera",
     "camera": "make and model",
     "error": "why the photo cannot be read",
 }
-TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "guess", "learned_from", "taken", "camera", "error")
+TOP_K_COLUMNS = (
+    "file",
+    "rank",
+    "answer",
+    "confidence",
+    "guess",
+    "learned_from",
+    "corrected",
+    "taken",
+    "camera",
+    "error",
+)
+LABEL_COLUMN = "label"  # empty, for a person to fill, after the answer
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PLAN_FILE = "plan.json"
+
+
+def columns_of(top_k: int | None = None, labels: bool = False) -> list[str]:
+    """The columns of a file of answers. labels: with an empty one for a person to fill."""
+    columns = list(COLUMNS if top_k is None else TOP_K_COLUMNS)
+    if labels:
+        columns.insert(columns.index("answer") + 1, LABEL_COLUMN)
+    return columns
 
 
 class Blocks:
@@ -93,7 +114,7 @@ def write_rows(path: Path, rows: Iterator[dict], columns: Sequence[str], excel: 
     elif path.suffix == ".jsonl":
         with open(path, "w", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps({column: row[column] for column in columns}, ensure_ascii=False) + "\n")
+                file.write(json.dumps({column: row.get(column) for column in columns}, ensure_ascii=False) + "\n")
     else:
         with open(path, "w", newline="", encoding="utf-8-sig" if excel else "utf-8") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore")

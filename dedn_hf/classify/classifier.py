@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,9 @@ from PIL import ExifTags
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from dedn_hf.classify.answers import COLUMNS, SUFFIXES, TOP_K_COLUMNS, Blocks, write_rows
+from dedn_hf.classify.answers import SUFFIXES, Blocks, columns_of, write_rows
 from dedn_hf.classify.collection import Collection, collect
+from dedn_hf.classify.corrected import Corrected, as_facts, corrections_of
 from dedn_hf.classify.page import thumbnail, write_page
 from dedn_hf.classify.rollup import Groups, Rollup
 from dedn_hf.classify.scoring import Scorer, candidate_classes
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
+logger = logging.getLogger(__name__)
+
 BLOCK = 256  # photos; what a stop costs at most, on each process
 
 
@@ -39,9 +43,9 @@ class Summary:
     """What came of a classification.
 
     Args:
-        out: the file. photos: how many. unreadable, unknown, groups: how many of them could not be read, had too low a
-            confidence, and have a group as their answer. skipped: one line for each reason why files were not looked
-            at.
+        out: the file. photos: how many. unreadable, unknown, groups, corrected: how many of them could not be read,
+            had too low a confidence, have a group as their answer, and have an answer that rests on corrections.
+            skipped: one line for each reason why files were not looked at.
     """
 
     out: Path
@@ -49,13 +53,15 @@ class Summary:
     unreadable: int = 0
     unknown: int = 0
     groups: int = 0
+    corrected: int = 0
     skipped: Sequence[str] = ()
 
     def __str__(self) -> str:
         unknown = f", {self.unknown} of them unknown" if self.unknown else ""
         groups = f", {self.groups} answered by a group" if self.groups else ""
+        corrected = f", {self.corrected} with corrections" if self.corrected else ""
         broken = f"; {self.unreadable} could not be read" if self.unreadable else ""
-        return f"{self.photos} photos{unknown}{groups}{broken}"
+        return f"{self.photos} photos{unknown}{groups}{corrected}{broken}"
 
 
 def classify(
@@ -73,6 +79,8 @@ def classify(
     top_k: int | None = None,
     batch_size: int = 32,
     num_workers: int | None = None,
+    corrections: str | os.PathLike | None = None,
+    label_column: bool = False,
     excel: bool = False,
     overwrite: bool = False,
 ) -> Summary:
@@ -90,12 +98,14 @@ def classify(
             answer is a group where no class is sure enough, but the sum over the classes of the group is.
         top_k: so many rows a photo, one for each of the best classes, in place of one.
         batch_size: photos at a time. num_workers: processes that decode photos; default: what suits the device.
+        corrections: a file that `dedn explain --save` wrote: answers of these photos rest on what was corrected.
+        label_column: with an empty column 'label' for a person to fill, see `dedn train --labels`.
         html: a page to look through, with a thumbnail of each photo, the least sure first.
         excel: begin a CSV with a byte order mark, so that Excel reads it as UTF-8. overwrite: replace `out`.
 
     Raises:
         ValueError: an unknown class, fewer than two candidates, another suffix, an option out of range, a precision
-            that the model has no confidence for, an unfinished file of another command.
+            that the model has no confidence for, corrections that do not fit, an unfinished file of another command.
         FileExistsError: `out` is there. FileNotFoundError: no such photo or folder.
         OSError: nothing can be written there.
     """
@@ -105,18 +115,26 @@ def classify(
     table = candidate_classes(model.attribute_table, classes, exclude, candidates)
     found = collect([photos] if isinstance(photos, str | os.PathLike) else photos, file_column)
     options = {"min_confidence": threshold, "groups": groups, "top_k": top_k, "html": html is not None}
-    facts = {"model": fingerprint(model), "photos": found.digest(), "classes": table.class_names}
+    corrected, unused = ({}, []) if corrections is None else corrections_of(corrections, found, table)
+    facts = {
+        "corrections": as_facts(corrected),
+        "model": fingerprint(model),
+        "photos": found.digest(),
+        "classes": table.class_names,
+    }
     blocks = Blocks(out, {**facts, **options, "batch_size": batch_size})
     require_free(out, html, overwrite, goes_on=blocks.folder.exists())
     state = processes()
     if state.is_main_process:
+        for line in unused:
+            logger.warning(line)
         blocks.open()
     state.wait_for_everyone()
     count = -(-len(found) // BLOCK)
     # By number, and not by place in the list: another process may have written a block before this one looks.
     mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
     scorer = Scorer(model, table, threshold, groups and Rollup(groups, table.class_names, threshold), top_k)
-    photos = PhotoBatches(found, evaluation_transform(model), thumbnails=html is not None)
+    photos = PhotoBatches(found, evaluation_transform(model), html is not None, corrected)
     with at_full_speed(model):
         silent = not state.is_main_process
         for block, rows in answered_blocks(scorer, photos, mine, batch_size, num_workers, silent):
@@ -129,7 +147,7 @@ def classify(
             with whole_file(html) as unfinished:
                 write_page(unfinished, blocks.rows(count), out.name, str(summary))
         with whole_file(out) as unfinished:
-            write_rows(unfinished, blocks.rows(count), list(COLUMNS) if top_k is None else TOP_K_COLUMNS, excel)
+            write_rows(unfinished, blocks.rows(count), columns_of(top_k, label_column), excel)
         blocks.remove()
     state.wait_for_everyone()
     return summary
@@ -141,6 +159,7 @@ def summarize(out: Path, rows: Iterable[dict], photos: Collection) -> Summary:
     for row in rows:
         summary.unreadable += bool(row["error"])
         summary.unknown += row["answer"] == UNKNOWN
+        summary.corrected += bool(row["corrected"]) and row.get("rank", 1) == 1
         summary.groups += row.get("level") not in (None, "class")
     return summary
 
@@ -187,10 +206,21 @@ def fingerprint(model: DEDNForZeroShot) -> str:
 
 
 class PhotoBatches(Dataset):
-    """Batches of photos: their pixels, what their cameras wrote, and why some cannot be read."""
+    """Batches of photos: their pixels, what their cameras wrote, and why some cannot be read.
 
-    def __init__(self, photos: Collection, transform: Any, thumbnails: bool = False) -> None:
+    Args:
+        corrected: place of a photo -> its corrections, which come with it.
+    """
+
+    def __init__(
+        self,
+        photos: Collection,
+        transform: Any,
+        thumbnails: bool = False,
+        corrected: Mapping[int, Corrected] | None = None,
+    ) -> None:
         self.photos, self.transform, self.thumbnails = photos, transform, thumbnails
+        self.corrected = corrected or {}
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -198,7 +228,8 @@ class PhotoBatches(Dataset):
     def __getitems__(self, indices: Sequence[int]) -> tuple[list[dict], torch.Tensor | None]:
         """One row for each photo; the pixels of those without an error, B x 3 x H x W, or None where all have one."""
         rows, pixels = [], []
-        for name, source in map(self.photos.__getitem__, indices):
+        for index in indices:
+            name, source = self.photos[index]
             row = {"file": name, "taken": None, "camera": None, "error": None}
             try:
                 if source is None:
@@ -209,6 +240,8 @@ class PhotoBatches(Dataset):
                 if self.thumbnails:
                     row["thumbnail"] = thumbnail(picture)
                 pixels.append(self.transform(picture))
+                if index in self.corrected:
+                    row["corrected"] = self.corrected[index]
             except Exception as error:  # noqa: BLE001 - damaged files make PIL's decoders raise nearly anything
                 row["error"] = re.sub(" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {error}")  # the same every time
             rows.append(row)

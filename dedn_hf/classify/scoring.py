@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from dedn_hf.classify.answers import COLUMNS, TOP_K_COLUMNS
+from dedn_hf.classify.corrected import Corrected
 from dedn_hf.classify.rollup import Rollup
+from dedn_hf.explain.evidence import contributions_of
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.pipeline_dedn import UNKNOWN
@@ -81,21 +83,30 @@ class Scorer:
     @torch.no_grad()
     def rows(self, described: Sequence[dict], pixels: torch.Tensor | None) -> list[dict]:
         """The rows of one batch: what is said of each photo, with the answers where it has no error."""
-        answers = iter([] if pixels is None else self._answers(pixels.to(self.model.device)))
+        corrected = [about.get("corrected") for about in described if not about["error"]]
+        answers = iter([] if pixels is None else self._answers(pixels.to(self.model.device), corrected))
         columns = COLUMNS if self.top_k is None else TOP_K_COLUMNS
         empty, found = dict.fromkeys(columns), []
         for about in described:
             for rank, answer in enumerate([{}] if about["error"] else next(answers)):
                 found.append({**empty, **answer, **about})
+                if "corrected" in about:
+                    found[-1]["corrected"] = str(about["corrected"])
                 if rank:
                     found[-1].pop("thumbnail", None)  # once is enough
         return found
 
-    def _answers(self, pixels: torch.Tensor) -> Iterator[list[dict]]:
+    def _answers(self, pixels: torch.Tensor, corrected: Sequence[Corrected | None]) -> Iterator[list[dict]]:
         scores = self.model.score_attributes(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
-        probabilities = self.model.probabilities(self.model.score_classes(scores, self.table))
+        added = {image: self._added(scores[image], each) for image, each in enumerate(corrected) if each}
+        for image, columns in added.items():
+            scores[image, list(columns)] = 0  # the picture no longer has a say in these
+        logits = self.model.score_classes(scores, self.table)
+        for image, columns in added.items():
+            logits[image] += sum(columns.values())
+        probabilities = self.model.probabilities(logits)
         values, labels = probabilities.sort(dim=1, descending=True, stable=True)
-        telling = self._telling(scores, labels)
+        telling = self._telling(scores, labels, added)
         probabilities, values, labels = probabilities.cpu(), values.tolist(), labels.tolist()
         for image, (value, label) in enumerate(zip(values, labels, strict=True)):
             if self.top_k is not None:
@@ -134,9 +145,20 @@ class Scorer:
     def _source(self, label: int) -> str:
         return "photos" if self.table.seen[label] else "description"
 
-    def _telling(self, scores: torch.Tensor, labels: torch.Tensor) -> list[str]:
+    def _added(self, scores: torch.Tensor, corrected: Corrected) -> dict[int, torch.Tensor]:
+        """Corrected attribute -> what it adds to the logit of every class, K', as in `dedn explain`."""
+        arrays = (tensor.double().cpu().numpy() for tensor in (scores, self.directions))
+        columns = contributions_of(corrected.values, *arrays, self.table.class_attributes)
+        return {a: torch.from_numpy(column).to(scores) for a, column in columns.items()}
+
+    def _telling(
+        self, scores: torch.Tensor, labels: torch.Tensor, added: Mapping[int, Mapping[int, torch.Tensor]]
+    ) -> list[str]:
         """The attributes that add most to the lead of the best class over the second, of each photo."""
         adds = scores * (self.directions[labels[:, 0]] - self.directions[labels[:, 1]])
+        for image, columns in added.items():
+            for a, column in columns.items():
+                adds[image, a] = column[labels[image, 0]] - column[labels[image, 1]]
         values, attributes = adds.topk(min(TELLING, adds.shape[1]), dim=1)
         return [
             "; ".join(self.attribute_names[a] for a, v in zip(of_photo, added, strict=True) if v > 0)

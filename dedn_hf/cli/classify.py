@@ -50,6 +50,17 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--top-k", type=int, metavar="N", help="N rows a photo, one for each of the best classes")
     parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos")
+    parser.add_argument(
+        "--corrections",
+        metavar="FILE",
+        help="what dedn explain --save kept: answers of these photos rest on what a person corrected",
+    )
+    parser.add_argument(
+        "--label-column",
+        action="store_true",
+        help="add an empty column 'label' for a person to fill, with a class, or yes where the answer is right: dedn "
+        "train --labels learns from it",
+    )
     parser.add_argument("--excel", action="store_true", help="begin a CSV with the mark by which Excel knows UTF-8")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     parser.set_defaults(run=run_classify)

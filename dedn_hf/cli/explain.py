@@ -31,21 +31,38 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
         metavar="NAME=VALUE",
         help="correct a trait, as the model's table has it, and see the ranking change; may be repeated",
     )
+    parser.add_argument(
+        "--save",
+        metavar="FILE",
+        help="keep what --set corrects in this .csv, for dedn classify --corrections: a row for each photo and trait",
+    )
     add_confidence(parser)
     parser.add_argument("--top-k", type=int, metavar="N", help="how many classes to report (default 5)")
     parser.add_argument("--out", metavar="FILE", help=".html, .png, .svg or .json (default: a short text)")
     parser.set_defaults(run=run_explain)
 
 
-def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: str | None = None, **given: Any) -> None:
-    """Print or write the explanation of an image. Raises as `dedn_hf.explain.explain`."""
+def run_explain(
+    model: str,
+    image: str,
+    corrections: Sequence[str] = (),
+    out: str | None = None,
+    save: str | None = None,
+    **given: Any,
+) -> None:
+    """Print or write the explanation of an image, and keep its corrections. Raises as `dedn_hf.explain.explain`."""
     from dedn_hf.explain import explain
+    from dedn_hf.explain.corrections import keep_corrections, require_keepable
     from dedn_hf.explain.explanation import FORMATS
     from dedn_hf.modeling.saving import require_writable
     from dedn_hf.publish.saved import load_model
 
     if out is not None:
         require_writable(out, FORMATS)  # before the work
+    if save is not None:
+        if not corrections:
+            raise ValueError("--save keeps what --set corrects; give --set NAME=VALUE, too.")
+        require_keepable(save, image)
     values = dict(map(attribute_and_value, corrections))
     if len(values) < len(corrections):
         raise ValueError("--set corrects an attribute twice; give one value for each.")
@@ -55,14 +72,16 @@ def run_explain(model: str, image: str, corrections: Sequence[str] = (), out: st
     else:
         explanation.save(out)
         print(f"Wrote {out}")
+    if save is not None:
+        count = keep_corrections(save, image, explanation, values)
+        print(f"Kept in {save}, which holds {count} correction{'s' * (count > 1)} of this photo now.")
 
 
 def attribute_and_value(text: str) -> tuple[str, float | str]:
     """Split 'name=80' or 'bill=hooked'; the name may contain '='. Raises ValueError for text of another form."""
+    from dedn_hf.explain.corrections import given_value
+
     name, _, value = text.rpartition("=")
     if not name or not value.strip():
         raise ValueError(f"--set {text!r} is not NAME=VALUE; e.g. --set 'bill shape: hooked=80' or --set mass='120 g'")
-    try:
-        return name, float(value)
-    except ValueError:
-        return name, value.strip()
+    return name, given_value(value)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dedn_hf.data.base import ZeroShotBuilder
+from dedn_hf.data.labelled import labelled_catalog
 from dedn_hf.data.own_photos import own_catalog
 
 
@@ -23,6 +24,8 @@ class Folder(ZeroShotBuilder):
         csv: table of traits, of any kind that `read_traits` reads; default `attributes.csv` in `data_dir`.
         groups: attribute groups, where the CSV has no `#group` row: a CSV file of attribute,group or a dict.
         test_fraction: share of a seen class's images that is test_seen, above 0 and below 1.
+        labels: list of files and labels, which alone say which photo is which class; old_photos, like: then as of
+            `labelled_catalog`.
         names, name_column, use, ignore, kinds, sheet: as of `read_traits`.
         options: `validation`, `strict`, `cache_dir`, `config_name`, `keep_metadata` of `ZeroShotBuilder`.
 
@@ -46,8 +49,16 @@ class Folder(ZeroShotBuilder):
         ignore: list[str] | None = None,
         kinds: dict[str, str] | None = None,
         sheet: str | int | None = None,
+        labels: str | Path | None = None,
+        old_photos: str | Path | None = None,
+        like: str | None = None,
         **options: Any,
     ) -> None:
         reading = {"names": names, "name_column": name_column, "use": use, "ignore": ignore}
         reading |= {"kinds": kinds, "sheet": sheet}
-        super().__init__(own_catalog(data_dir, csv, groups, test_fraction, **reading), **options)
+        if labels is None:
+            catalog = own_catalog(data_dir, csv, groups, test_fraction, **reading)
+        else:
+            reading |= {"groups": groups, "old_photos": old_photos, "like": like}
+            catalog = labelled_catalog(labels, data_dir, csv, test_fraction, **reading)
+        super().__init__(catalog, **options)

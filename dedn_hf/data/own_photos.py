@@ -105,7 +105,7 @@ def described_catalog(found: Photos, reader: TableReader, test_fraction: float, 
     return Catalog(table, images, found.root, dropped, paths)
 
 
-def require_described(found: Photos, class_names: list[str], csv: Path) -> None:
+def require_described(found: Photos, class_names: list[str], csv: Path | str) -> None:
     """Raise ValueError where there are no images, or where images belong to no class of the CSV."""
     if not found.photos:
         skipped = "".join(f" Not used: {line}." for line in found.describe_skipped())

@@ -19,6 +19,7 @@ from PIL import Image
 from dedn_hf.explain.heat import Box, place_heat
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.modeling.pipeline_dedn import UNKNOWN
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -177,6 +178,11 @@ class Evidence:
         return bool(self.probabilities[self.ranking[0]] < self.min_confidence)
 
     @property
+    def answer(self) -> str:
+        """The best class, as the table calls it, or 'unknown'."""
+        return UNKNOWN if self.unknown else self.table.class_names[self.ranking[0]]
+
+    @property
     def uncorrected(self) -> Self:
         """The same without corrections."""
         return replace(self, corrections={})
@@ -197,28 +203,13 @@ class Evidence:
         Raises:
             ValueError: an unknown attribute, or a value that is not a finite number, or none that the trait can have.
         """
-        known = {}
-        for name, value in corrections.items():
-            if self.table.traits is not None:
-                known.update(self.table.encode(name, value))
-                continue
-            if not isinstance(value, int | float | np.number) or not np.isfinite(value):
-                raise ValueError(f"The true value of {name!r} is {value!r}; give a number, in the table's scale.")
-            known[self.table.attribute_names[self._attribute(name)]] = float(value)
-        return replace(self, corrections=known)
+        return replace(self, corrections=corrected_values(self.table, corrections))
 
     @cached_property
     def corrected_contributions(self) -> dict[int, np.ndarray]:
         """Corrected attribute -> what it adds to the logit of every class, K; the formula is in `correct`."""
-        if not self.corrections:
-            return {}
-        scores, directions, added = self.attribute_scores, self.class_directions, {}
-        most = max((np.abs(scores) * np.ptp(directions, axis=0)).max(), (directions @ scores).std())
-        for name, value in self.corrections.items():
-            a = self._attribute(name)
-            values = self.table.class_attributes[:, a].astype(float)
-            added[a] = -most * np.abs(values - value) / (np.ptp(values) or np.inf)
-        return added
+        values = {self._attribute(name): value for name, value in self.corrections.items()}
+        return contributions_of(values, self.attribute_scores, self.class_directions, self.table.class_attributes)
 
     # Why ----------------------------------------------------------------------------------------------------------
 
@@ -325,6 +316,41 @@ class Evidence:
 
     def _attribute(self, name: str) -> int:
         return find_name(name, self.table.attribute_names, spoken, "attribute")
+
+
+def corrected_values(table: AttributeTable, corrections: Mapping[str, Any]) -> dict[str, float]:
+    """Attribute -> true value in the table's scale, of corrections in the words of the table; errors as `correct`."""
+    known: dict[str, float] = {}
+    for name, value in corrections.items():
+        if table.traits is not None:
+            known.update(table.encode(as_in_table(table, name), value))
+            continue
+        if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+            raise ValueError(f"The true value of {name!r} is {value!r}; give a number, in the table's scale.")
+        known[table.attribute_names[find_name(name, table.attribute_names, spoken, "attribute")]] = float(value)
+    return known
+
+
+def as_in_table(table: AttributeTable, name: str) -> str:
+    """What a table with traits calls a column or an attribute that people may name as they say it."""
+    names = dict.fromkeys([*(trait["column"] for trait in table.traits), *table.attribute_names])
+    said = [each for each in names if spoken(each).casefold() == spoken(str(name)).casefold()]
+    return said[0] if len(said) == 1 and name not in names else name
+
+
+def contributions_of(
+    values: Mapping[int, float], scores: np.ndarray, directions: np.ndarray, class_attributes: np.ndarray
+) -> dict[int, np.ndarray]:
+    """Corrected attribute -> what it adds to the logit of every class, K; the formula is in `Evidence.correct`.
+
+    Args:
+        values: attribute -> its true value. scores: A, of the image. directions, class_attributes: K x A.
+    """
+    if not values:
+        return {}
+    most = max((np.abs(scores) * np.ptp(directions, axis=0)).max(), (directions @ scores).std())
+    columns = {a: class_attributes[:, a].astype(float) for a in values}
+    return {a: -most * np.abs(of - values[a]) / (np.ptp(of) or np.inf) for a, of in columns.items()}
 
 
 def descending_order(values: np.ndarray) -> list[int]:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from dedn_hf.explain.evidence import Comparison, Evidence, Trait, descending_order
 from dedn_hf.explain.names import spoken
-from dedn_hf.modeling.pipeline_dedn import UNKNOWN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,7 +207,7 @@ def as_dict(explanation: Evidence) -> dict[str, Any]:
         "origin": dict(explanation.origin),
         "image": {"width": explanation.picture.width, "height": explanation.picture.height},
         "crop": list(explanation.crop),
-        "answer": UNKNOWN if explanation.unknown else names[explanation.ranking[0]],
+        "answer": explanation.answer,
         "min_confidence": explanation.min_confidence,
         "classes": best_classes(explanation),
         "comparison": comparison_as_dict(explanation, comparison),

@@ -29,6 +29,7 @@ from dedn_hf.data.transforms import evaluation_transform, training_transform
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
 from dedn_hf.publish.card import write_card
+from dedn_hf.training.continuing import started
 from dedn_hf.training.distributed import require_supported, save_model
 from dedn_hf.training.loop import fit
 from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use, write_json
@@ -92,25 +93,20 @@ class Experiment:
         for key in model:
             if key not in known:
                 raise ValueError(f"No model option {key!r}.{near_names(key, known)}")
+        load_data = functools.cache(lambda validation: load(validation=validation, **data))  # asked for many times
+
+        def build(table: AttributeTable) -> DEDNForZeroShot:
+            if not start:
+                return DEDNForZeroShot.from_timm(table=table, **model)
+            return started(start, table, load_data(False)[0]["train"]["label"][:] if data.get("labels") else ())
+
         return cls(
-            load=functools.cache(lambda validation: load(validation=validation, **data)),  # asked for many times
-            build=lambda table: started(start, table) if start else DEDNForZeroShot.from_timm(table=table, **model),
+            load=load_data,
+            build=build,
             features=Path(features) if features else None,
             describe={**preset, "data": without_paths(data), "model": without_paths(model)},
             fingerprint=fingerprint,
         )
-
-
-def started(name: str, table: AttributeTable) -> DEDNForZeroShot:
-    """The saved model `name`, to go on with, for the classes of a table. Raises ValueError for other attributes."""
-    model = DEDNForZeroShot.from_pretrained(name)
-    if set(model.config.attribute_names) != set(table.attribute_names):
-        raise ValueError(
-            f"{name} was trained with {model.config.num_attributes} attributes, and this table gives "
-            f"{table.num_attributes}, not the same ones. Give the table that it was trained with."
-        )
-    model.set_classes(table)
-    return model
 
 
 def without_paths(options: dict) -> dict:

@@ -15,7 +15,7 @@ from dedn_hf.cli import main
 from dedn_hf.training.automatic import EFFORTS, automatic_preset, continued
 from dedn_hf.training.plan import JointBar, Plan, duration, plan_of
 from dedn_hf.training.settings import TrainingSettings
-from tests.fake_data import write_folder
+from tests.fake_data import jpeg, write_folder
 
 TABLE = """species;bill;mass;crest
 kite;hooked;1,2 kg;no
@@ -126,6 +126,101 @@ def test_photos_that_arrive_later_make_a_described_class_a_seen_one(birds, weigh
     assert after.config.calibration_bias == before.config.calibration_bias
     assert after.config.temperature == before.config.temperature
     assert json.loads((birds / "second" / "run.json").read_text())["selection"] is None
+
+
+# Labels -------------------------------------------------------------------------------------------------------------
+
+
+def labelled(birds, labels: dict[str, str], photos: str = "new"):
+    """Answers about new photos in one folder, of which some were confirmed or corrected by a person."""
+    (birds / photos).mkdir(exist_ok=True)
+    with open(birds / "answers.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["file", "answer", "label", "error"])
+        writer.writeheader()
+        for number, (name, label) in enumerate(labels.items()):
+            path = birds / photos / f"{name}.jpg"
+            path.write_bytes(jpeg(1000 + number))
+            writer.writerow({"file": path, "answer": "hoopoe", "label": label})
+    return birds / "answers.csv"
+
+
+def train_on_labels(birds, weights, *options: str, out: str = "second") -> int:
+    command = ["train", str(birds / "new"), "--labels", str(birds / "answers.csv"), "--out", str(birds / out)]
+    command += ["--backbone", "test_resnet", "--weights", str(weights), "--effort", "quick", "--cpu", *options]
+    return main([*command, "--set", "model.image_size=64", "training.epochs=2", "training.evaluate_every=1"])
+
+
+CONFIRMED = {f"h{number}": "yes" for number in range(5)} | {"k": "kite", "m": "", "n": "no"}
+
+
+def test_confirmed_answers_make_a_described_class_a_seen_one_and_the_learned_ones_stay(birds, weights, capsys):
+    assert train(birds, weights) == 0
+    before = DEDNForZeroShot.from_pretrained(birds / "model")
+    labelled(birds, CONFIRMED)
+    capsys.readouterr()
+    assert train_on_labels(birds, weights, "--start-from", str(birds / "model")) == 0
+    said = capsys.readouterr().out
+    assert "6 photos of 2 classes" in said and "left out: 1 rows without a label" in said
+    assert f"4 classes that {birds / 'model'} has learned have no photos here" in said and "--old-photos" in said
+    after = DEDNForZeroShot.from_pretrained(birds / "second")
+    assert after.attribute_table.class_names == before.attribute_table.class_names
+    seen = dict(zip(after.attribute_table.class_names, after.seen.tolist(), strict=True))
+    assert [name for name, is_seen in seen.items() if not is_seen] == ["snow owl"]
+    assert torch.equal(after.class_attributes, before.class_attributes)
+    assert after.config.calibration_bias == before.config.calibration_bias
+    record = json.loads((birds / "second" / "run.json").read_text())
+    assert record["data"]["images"] == {"train": 5, "test_seen": 1, "test_unseen": 0}
+    assert str(birds) not in (birds / "second" / "run.json").read_text()
+
+
+def test_old_photos_are_trained_on_beside_confirmed_answers_and_their_features_are_used_again(birds, weights, capsys):
+    assert train(birds, weights) == 0
+    labelled(birds, CONFIRMED)
+    features = birds / "model-features" / "images.txt"
+    known = features.read_text().splitlines()
+    options = ["--start-from", str(birds / "model"), "--old-photos", str(birds / "photos")]
+    capsys.readouterr()
+    assert train_on_labels(birds, weights, *options) == 0
+    assert "have no photos here" not in capsys.readouterr().out
+    record = json.loads((birds / "second" / "run.json").read_text())
+    assert sum(record["data"]["images"].values()) == 40 + 6
+    assert features.read_text().splitlines()[: len(known)] == known
+    assert not (birds / "second-features").exists()
+
+
+def test_labels_alone_say_which_photo_is_which_class(birds, weights):
+    labelled(birds, {f"{name}-{number}": name for name in LEARNED for number in range(4)})
+    assert train_on_labels(birds, weights, "--traits", str(birds / "birds.csv")) == 0
+    model = DEDNForZeroShot.from_pretrained(birds / "second")
+    seen = {name for name, is_seen in zip(model.config.id2label.values(), model.seen.tolist(), strict=True) if is_seen}
+    assert seen == set(LEARNED)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Give --traits FILE, the table that describes the classes, or --start-from MODEL"),
+        (["--traits", "birds.csv", "--labels", "nowhere.csv"], "There is no list of labels"),
+        (["--traits", "birds.csv", "--labels", "birds.csv"], "has no column of files"),
+        (["--traits", "birds.csv", "--old-photos", "nowhere"], "No folder"),
+        (["--start-from", "nowhere"], "nowhere"),
+        (["--preset", "cub"], "--labels go with PHOTOS"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused_and_nothing_is_written(
+    options, message, birds, weights, capsys, monkeypatch
+):
+    monkeypatch.chdir(birds)
+    labelled(birds, {"a": "kite", "b": "wren"})
+    before = sorted(birds.rglob("*"))
+    assert train_on_labels(birds, weights, *options) == 2
+    assert message in capsys.readouterr().err
+    assert [path for path in sorted(birds.rglob("*")) if path not in before and "datasets" not in str(path)] == []
+
+
+def test_old_photos_without_labels_are_refused(birds, weights, capsys):
+    assert train(birds, weights, "--old-photos", str(birds / "photos")) == 2
+    assert "--old-photos go with --labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

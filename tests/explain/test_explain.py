@@ -533,6 +533,23 @@ def test_after_a_correction_the_title_names_the_new_answer(explanation):
     assert other.ranking[0] == best and "The answer is now" not in other.to_html()
 
 
+@pytest.mark.parametrize("compared", [(None, None), ("old", None), (None, "old"), (None, "new")])
+def test_after_a_correction_every_format_names_the_new_answer(explanation, compared, tmp_path):
+    table, best = explanation.table, explanation.ranking[0]
+    values = table.class_attributes[explanation.ranking[-1]]
+    corrected = explanation.correct(dict(zip(table.attribute_names, values.tolist(), strict=True)))
+    new = table.class_names[corrected.ranking[0]]
+    assert new != table.class_names[best]
+    names = {None: None, "old": table.class_names[best], "new": new}
+    corrected = replace(corrected, compared_classes=tuple(names[name] for name in compared))
+    assert corrected.to_dict()["answer"] == corrected.answer == new
+    title = re.search("<title>(.*)</title>", corrected.to_html())[1]
+    asks_for_it = title.startswith(f"Why {new}, ")
+    assert asks_for_it or title.startswith(f"The answer is now {new}. Why ")
+    assert f"<h1>{title}</h1>" in corrected.to_html() and title in corrected.to_text()
+    assert title in " ".join(corrected.figure().get_suptitle().split())
+
+
 def test_below_the_confidence_the_title_says_unknown(model, saved, capsys):
     sure = explain(model, picture())
     best = sure.probabilities[sure.ranking[0]]
