@@ -22,7 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from dedn_hf import __version__, modeling
+import dedn_hf.modeling as modeling
+from dedn_hf import __version__
 from dedn_hf.modeling.saving import temporary_folder
 from dedn_hf.publish.saved import COMPANIONS
 
