@@ -205,6 +205,8 @@ class PooledExpert(nn.Module):
     ) -> None:
         """The least-squares solution for targets of 1 for an image's class and -1 for the others.
 
+        Every class weighs the same, whatever the number of its images.
+
         Args:
             pooled: N x C, mean over the regions of the feature maps. labels: N, 0..K-1. class_attributes: K x A, rows
                 normalised. feature_penalty, attribute_penalty: of the ridge, relative to the mean square of each.
@@ -213,8 +215,9 @@ class PooledExpert(nn.Module):
         mean, deviation = pooled.mean(dim=0), pooled.std(dim=0, correction=0) + 1e-6
         images = F.normalize((pooled - mean) / deviation, dim=1)
         targets = 2 * F.one_hot(labels, len(rows)).double() - 1
-        ridge = images.T @ images / len(images) + feature_penalty * torch.eye(images.shape[1], dtype=images.dtype)
-        by_class = torch.linalg.solve(ridge, images.T @ targets / len(images))
+        weighted = (images / labels.bincount(minlength=len(rows))[labels, None]).T / len(rows)
+        ridge = weighted @ images + feature_penalty * torch.eye(images.shape[1], dtype=images.dtype)
+        by_class = torch.linalg.solve(ridge, weighted @ targets)
         similarity = rows @ rows.T / len(rows) + attribute_penalty * torch.eye(len(rows), dtype=rows.dtype)
         weight = torch.linalg.solve(similarity, by_class.T).T @ rows  # C x A
         spread = (images @ weight @ rows.T).std(dim=1, correction=0).mean().clamp_min(EPSILON)

@@ -44,6 +44,21 @@ def test_its_scores_are_those_of_eszsl(table):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_a_class_with_few_images_is_found_as_well_as_the_others(table):
+    model = model_with(table)
+    seen = model.seen.nonzero()[:, 0]
+    generator = torch.Generator().manual_seed(2)
+    kinds = torch.randn(len(seen), SHAPE[0], generator=generator)
+    counts = torch.tensor([2] + [40] * (len(seen) - 1))
+    labels = torch.arange(len(seen)).repeat_interleave(counts)
+    rows = model.normalized_class_attributes()[seen]
+    noise = torch.randn(len(labels), SHAPE[0], generator=generator)
+    model.pooled_expert.learn(kinds[labels] + 0.5 * noise, labels, rows)
+    new = kinds[:1] + 0.5 * torch.randn(50, SHAPE[0], generator=generator)
+    scores, _ = model.pooled_expert(new[:, :, None])
+    assert ((scores @ rows.T).argmax(dim=1) == 0).float().mean() > 0.8
+
+
 def test_what_the_regions_add_sums_up_to_its_scores(table):
     model = model_with(table)
     features, _ = learned(model)
