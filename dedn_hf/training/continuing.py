@@ -13,12 +13,12 @@ from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 STRENGTH = 1.5  # chosen on eight of 40 bird classes, held out, see docs/corrections.md
 
 
-def started(name: str, table: AttributeTable, labels: Sequence[int] = ()) -> DEDNForZeroShot:
+def started(name: str, table: AttributeTable, labels: Sequence[int]) -> DEDNForZeroShot:
     """The saved model `name`, to go on with, for the classes of a table.
 
     Args:
-        labels: of the photos to train on, indices into the table; given, classes that become seen ones by few of
-            them get handicaps.
+        labels: of the photos to train on, indices into the table. Classes that become seen ones by few of them get
+            handicaps.
 
     Raises:
         ValueError: the table has other attributes.
@@ -31,9 +31,8 @@ def started(name: str, table: AttributeTable, labels: Sequence[int] = ()) -> DED
         )
     known = dict(zip(model.attribute_table.class_names, model.seen.tolist(), strict=True))
     model.set_classes(table)
-    if len(labels):
-        was_seen = np.array([known.get(class_name, False) for class_name in table.class_names])
-        model.handicaps = handicaps(np.bincount(labels, minlength=len(table)), was_seen)
+    was_seen = np.array([known.get(class_name, False) for class_name in table.class_names])
+    model.handicaps = handicaps(np.bincount(np.asarray(labels, dtype=int), minlength=len(table)), was_seen)
     return model
 
 

@@ -98,7 +98,7 @@ class Experiment:
         def build(table: AttributeTable) -> DEDNForZeroShot:
             if not start:
                 return DEDNForZeroShot.from_timm(table=table, **model)
-            return started(start, table, load_data(False)[0]["train"]["label"][:] if data.get("labels") else ())
+            return started(start, table, load_data(False)[0]["train"]["label"][:])
 
         return cls(
             load=load_data,

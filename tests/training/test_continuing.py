@@ -44,7 +44,7 @@ def test_classes_that_were_learned_before_have_no_handicap(tmp_path):
     table = tiny_table().replace(roles=["train"] * 7)
     model = started(str(tmp_path), table, [label for label in SEEN for _ in range(20)] + [NEW[0]] * 2)
     assert model.handicaps.nonzero().flatten().tolist() == [NEW[0]]
-    assert started(str(tmp_path), table).handicaps is None
+    assert started(str(tmp_path), table, []).handicaps is None
 
 
 def trained(model: DEDNForZeroShot, labels: list[int], table, accelerator, folder, epochs: int) -> dict:
