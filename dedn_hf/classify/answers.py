@@ -21,6 +21,7 @@ COLUMNS = {  # name -> what it says
     "level": "'class', or the column that the group stands in",
     "confidence": "0..1, of the answer; where it is 'unknown', of the best class",
     "guess": "the best class where it is not the answer",
+    "reason": "why the answer is 'unknown': 'not sure', or 'none of these', a picture of something else",
     "second": "the second best class",
     "second_confidence": "0..1",
     "margin": "confidence of the best class minus that of the second",
@@ -30,7 +31,8 @@ COLUMNS = {  # name -> what it says
     "camera": "make and model",
     "error": "why the photo cannot be read",
 }
-TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "guess", "learned_from", "taken", "camera", "error")
+TOP_K_COLUMNS = ("file", "rank", "answer", "confidence", "guess", "reason")
+TOP_K_COLUMNS += ("learned_from", "taken", "camera", "error")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 PLAN_FILE = "plan.json"
 

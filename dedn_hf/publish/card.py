@@ -322,7 +322,7 @@ def model_config(record: dict) -> dict:
 
 def recipe(record: dict) -> dict:
     """The configuration without what each seed chooses on held-out classes."""
-    chosen = ("calibration_bias", "temperature", "precision_thresholds")
+    chosen = ("calibration_bias", "temperature", "precision_thresholds", "none_of_these")
     return {key: value for key, value in model_config(record).items() if key not in chosen}
 
 

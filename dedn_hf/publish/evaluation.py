@@ -44,7 +44,8 @@ class Evaluation:
     Args:
         table: the K classes that competed; a class is *seen* if the model was trained on photos of it.
         logits: N x K. probabilities: N x K. labels: N. files: names of the N photos.
-        thresholds: precision -> confidence from which on answers have it, as estimated in training.
+        thresholds: precision -> confidence from which on answers have it, as estimated in training. shows_none: N
+            bool, which photos are taken for pictures of something else; None: the model cannot tell.
         notes: what to know about the photos, one sentence each.
     """
 
@@ -55,6 +56,7 @@ class Evaluation:
     files: Sequence[str]
     thresholds: dict[float, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    shows_none: np.ndarray | None = None
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class Evaluation:
                 for i in kept
             ],
             "precision": [self._answered(*pair) for pair in sorted(self.thresholds.items())],
+            "taken_for_none": None if self.shows_none is None else float(self.shows_none.mean()),
         }
 
     def _answered(self, precision: float, threshold: float) -> dict[str, float | None]:
@@ -200,6 +203,11 @@ class Evaluation:
                     f"With {asked} {_percent(row['answered'])} of the photos get an answer, and "
                     f"{_percent(row['right'])} of these are right; the others are 'unknown'."
                 )
+        if found["taken_for_none"] is not None:
+            sentences.append(
+                f"{_percent(found['taken_for_none'])} of these photos would be taken for pictures of none of the "
+                "classes, wrongly."
+            )
         return sentences
 
     def _class_lines(self) -> list[str]:

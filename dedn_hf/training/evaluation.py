@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,14 @@ from dedn_hf.metrics.scores import gzsl_scores
 
 if TYPE_CHECKING:
     from dedn_hf.data.tasks import Inputs
+
+
+class Predictions(NamedTuple):
+    """Of N images: logits, N x K; labels, N; lengths of their attribute scores, N."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    lengths: np.ndarray
 
 
 class _Joined(ConcatDataset):
@@ -40,15 +48,12 @@ class _Joined(ConcatDataset):
 @torch.no_grad()
 def predict(
     model: torch.nn.Module, data: Dataset, accelerator: Accelerator, batch_size: int = 64, num_workers: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of every image, in order, whatever the number of processes.
+) -> Predictions:
+    """What the model says of every image, in order, whatever the number of processes.
 
     Args:
         model: prepared or not; it computes in the precision of `accelerator`. data: gives batches by `__getitems__`,
             with `labels`.
-
-    Returns:
-        N x K float32 and N.
     """
     keep_freed_memory()
     loader = DataLoader(
@@ -58,29 +63,29 @@ def predict(
     loader = prepare_data_loader(loader, accelerator.device, put_on_device=True)
     was_training = model.training
     model.eval()
-    logits, labels = [], []
+    gathered = []
     for batch in loader:
         target = batch.pop("labels")
         with accelerator.autocast():  # a prepared model does it itself, but not the average of its weights
             output = model(**batch)
-        gathered = accelerator.gather_for_metrics((output.logits.float().contiguous(), target))
-        logits.append(gathered[0].cpu())
-        labels.append(gathered[1].cpu())
+        lengths = output.attribute_scores.float().norm(dim=1)
+        found = accelerator.gather_for_metrics((output.logits.float().contiguous(), target, lengths))
+        gathered.append([part.cpu() for part in found])
     model.train(was_training)
-    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+    return Predictions(*(torch.cat(parts).numpy() for parts in zip(*gathered, strict=True)))
 
 
 def evaluate(
     model: torch.nn.Module, inputs: Inputs, seen: Sequence[bool], accelerator: Accelerator | None = None, **options
-) -> tuple[dict, np.ndarray, np.ndarray]:
+) -> tuple[dict, Predictions]:
     """T1, U, S, H, AUSUC (each 0..1) and per-class accuracies on the splits 'seen' and 'unseen'.
 
     Args:
         inputs: `Task.cached(...)` or `Task.decoded(...)`. seen: K bool. options: as `predict`.
 
     Returns:
-        The scores, and the logits (N x K) and labels (N) behind them.
+        The scores, and the predictions behind them.
     """
     data = _Joined([inputs("seen"), inputs("unseen")])
-    logits, labels = predict(model, data, accelerator or Accelerator(), **options)
-    return gzsl_scores(logits, labels, np.asarray(seen)), logits, labels
+    found = predict(model, data, accelerator or Accelerator(), **options)
+    return gzsl_scores(found.logits, found.labels, np.asarray(seen)), found

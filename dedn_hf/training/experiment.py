@@ -180,6 +180,7 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     if settings.calibrate:
         model.config.temperature = selected.temperature
         model.config.precision_thresholds = selected.precision_thresholds
+        model.config.none_of_these = selected.none_of_these
     caches = open_caches(experiment, model, settings, accelerator)
 
     def save(evaluated: torch.nn.Module, epoch: dict, _predictions: tuple) -> None:

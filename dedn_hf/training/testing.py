@@ -96,10 +96,12 @@ def evaluated(
     task = chosen.task
     inputs = inputs_from(model, task, chosen.load, features, accelerator, num_workers)
     options = {"batch_size": batch_size, "num_workers": num_workers}
-    _, logits, labels = evaluate(model.to(accelerator.device), inputs, task.table.seen, accelerator, **options)
-    probabilities = model.probabilities(torch.from_numpy(logits)).numpy()
+    _, found = evaluate(model.to(accelerator.device), inputs, task.table.seen, accelerator, **options)
+    probabilities = model.probabilities(torch.from_numpy(found.logits)).numpy()
     files = [file for split in ("seen", "unseen") for file in task.images[split]["file"][:]]
-    return Evaluation(task.table, logits, probabilities, labels, files, thresholds_of(model), chosen.notes)
+    none = model.config.none_of_these and model.config.shows_none(found.logits.max(axis=1), found.lengths)
+    numbers = (found.logits, probabilities, found.labels, files, thresholds_of(model))
+    return Evaluation(task.table, *numbers, notes=chosen.notes, shows_none=none)
 
 
 def thresholds_of(model: DEDNForZeroShot) -> dict[float, float]:

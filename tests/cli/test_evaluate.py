@@ -146,6 +146,15 @@ def test_what_the_confidence_promises_is_checked_where_the_model_promises_someth
     assert row["wanted"] == 0.9 and row["threshold"] == 0.0 and row["answered"] == 1.0
 
 
+def test_how_many_photos_would_be_taken_for_something_else_is_said_where_the_model_can_tell(birds, capsys):
+    assert evaluated(birds)["confidence"]["taken_for_none"] is None
+    model = DEDNForZeroShot.from_pretrained(birds / "model")
+    model.config.none_of_these = [1.0, 1e9]
+    model.save_pretrained(birds / "model")
+    assert evaluated(birds)["confidence"]["taken_for_none"] == 1.0
+    assert "100.0 % of these photos would be taken for pictures of none of the classes" in capsys.readouterr().out
+
+
 def test_the_page_is_one_file(birds, capsys):
     page = birds / "page.html"
     evaluated(birds, "--html", str(page))
