@@ -34,7 +34,8 @@ EXPLAINED = {
     "AUSUC": "area under the curve of U over S: how well both go together",
 }
 SHARES = {0.25: "quarter", 0.5: "half", 1.0: "whole"}  # of the answers, the surest first
-SHOWN_CLASSES, SHOWN_MISTAKES, CURVE_POINTS = 10, 20, 200
+SHOWN_CLASSES, SHOWN_MISTAKES = 10, 20
+CURVE_POINTS, RECORDED_POINTS = 200, 50
 
 
 @dataclass
@@ -129,6 +130,12 @@ class Evaluation:
             "precision": [self._answered(*pair) for pair in sorted(self.thresholds.items())],
             "taken_for_none": None if self.shows_none is None else float(self.shows_none.mean()),
         }
+
+    def confidence_record(self) -> dict[str, Any]:
+        """`confidence` for run.json, with fewer points of the curve, and in words."""
+        found = self.confidence()
+        thinned = found["risk_coverage"][:: CURVE_POINTS // RECORDED_POINTS]
+        return {**found, "risk_coverage": thinned, "sentences": self.confidence_sentences()}
 
     def _answered(self, precision: float, threshold: float) -> dict[str, float | None]:
         answered, right = answered_above(self.probabilities, self.labels, threshold)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,9 +16,14 @@ from dedn_hf.data.processor import keep_freed_memory
 from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import outlive_signals
 from dedn_hf.metrics.scores import gzsl_scores
+from dedn_hf.publish.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from dedn_hf.data.tasks import Inputs
+    from dedn_hf.modeling.attribute_table import AttributeTable
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+PRECISIONS = (0.9, 0.95)  # that are reported, where the model has a threshold for them
 
 
 class Predictions(NamedTuple):
@@ -89,3 +95,26 @@ def evaluate(
     data = _Joined([inputs("seen"), inputs("unseen")])
     found = predict(model, data, accelerator or Accelerator(), **options)
     return gzsl_scores(found.logits, found.labels, np.asarray(seen)), found
+
+
+def evaluation_of(
+    model: DEDNForZeroShot,
+    table: AttributeTable,
+    found: Predictions,
+    files: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """The report on what a model said of photos. table: the K classes. files: names of the photos."""
+    probabilities = model.probabilities(torch.from_numpy(found.logits)).numpy()
+    none = model.config.none_of_these and model.config.shows_none(found.logits.max(axis=1), found.lengths)
+    numbers = (found.logits, probabilities, found.labels, files, thresholds_of(model))
+    return Evaluation(table, *numbers, notes=list(notes), shows_none=none)
+
+
+def thresholds_of(model: DEDNForZeroShot) -> dict[float, float]:
+    """Precision -> lowest confidence that promises it, of those in `PRECISIONS` that the model can promise."""
+    found = {}
+    for precision in PRECISIONS:
+        with suppress(ValueError):
+            found[precision] = model.config.probability_for(precision)
+    return found

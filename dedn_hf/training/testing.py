@@ -6,13 +6,11 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -24,15 +22,13 @@ from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.publish.evaluation import Evaluation
 from dedn_hf.publish.saved import load_model, saved_file, saved_table
-from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.evaluation import evaluate, evaluation_of
 from dedn_hf.training.inputs import Load, inputs_from, require_same_classes
 from dedn_hf.training.output_folder import RUN_FILE
 from dedn_hf.training.record import data_fingerprint
 from dedn_hf.traits import read_traits
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = (0.9, 0.95)  # that are reported, where the model has a threshold for them
 
 
 @dataclass
@@ -97,20 +93,8 @@ def evaluated(
     inputs = inputs_from(model, task, chosen.load, features, accelerator, num_workers)
     options = {"batch_size": batch_size, "num_workers": num_workers}
     _, found = evaluate(model.to(accelerator.device), inputs, task.table.seen, accelerator, **options)
-    probabilities = model.probabilities(torch.from_numpy(found.logits)).numpy()
     files = [file for split in ("seen", "unseen") for file in task.images[split]["file"][:]]
-    none = model.config.none_of_these and model.config.shows_none(found.logits.max(axis=1), found.lengths)
-    numbers = (found.logits, probabilities, found.labels, files, thresholds_of(model))
-    return Evaluation(task.table, *numbers, notes=chosen.notes, shows_none=none)
-
-
-def thresholds_of(model: DEDNForZeroShot) -> dict[float, float]:
-    """Precision -> lowest confidence that promises it, of those in `PRECISIONS` that the model can promise."""
-    found = {}
-    for precision in PRECISIONS:
-        with suppress(ValueError):
-            found[precision] = model.config.probability_for(precision)
-    return found
+    return evaluation_of(model, task.table, found, files, chosen.notes)
 
 
 # What to test on -----------------------------------------------------------------------------------------------------

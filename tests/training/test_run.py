@@ -973,3 +973,18 @@ def test_augmentation_that_would_not_happen_is_refused(changes, features, accele
         run(given, settings(**changes), tmp_path / "run", accelerator)
     with pytest.raises(ValueError, match="all views would be the same"):
         settings(feature_views=2)
+
+
+def test_confidence_is_on_record_also_where_the_run_was_stopped_after_its_test(accelerator, tmp_path, monkeypatch):
+    whole = run(experiment(tmp_path), settings(epochs=2), tmp_path / "whole", accelerator)
+    accelerator.free_memory()
+
+    def interrupt(*arguments):
+        raise Interruption
+
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr("dedn_hf.training.experiment.write_card", interrupt)
+        run(experiment(tmp_path), settings(epochs=2), tmp_path / "stopped", accelerator)
+    accelerator.free_memory()
+    record = run(experiment(tmp_path), settings(epochs=2), tmp_path / "stopped", accelerator)
+    assert record["confidence"] == whole["confidence"] and record["confidence"]["reliability"]
