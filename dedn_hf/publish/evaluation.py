@@ -47,7 +47,8 @@ class Evaluation:
         logits: N x K. probabilities: N x K. labels: N. files: names of the N photos.
         thresholds: precision -> confidence from which on answers have it, as estimated in training. shows_none: N
             bool, which photos are taken for pictures of something else; None: the model cannot tell.
-        notes: what to know about the photos, one sentence each.
+        notes: what to know about the photos, one sentence each. bar: of a simple classifier that the model should
+            beat, the name, the number of photos it was trained on, and T1, U, S, H, AUSUC.
     """
 
     table: AttributeTable
@@ -58,6 +59,7 @@ class Evaluation:
     thresholds: dict[float, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     shows_none: np.ndarray | None = None
+    bar: dict[str, Any] | None = None
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -164,6 +166,7 @@ class Evaluation:
             "photos": self.photos,
             "results": self.scores,
             "chance": self.chance(),
+            "bar": self.bar,
             "accuracy_of_class": {row["name"]: row["accuracy"] for row in classes if row["photos"]},
             "classes": classes,
             "confidence": self.confidence(),
@@ -172,12 +175,27 @@ class Evaluation:
 
     def to_text(self) -> str:
         """One screen."""
-        lines = [self.summary(), *self.notes, "", f"{'':7}{'right, %':>10}{'by chance':>12}"]
-        for name, guess in self.chance().items():
-            guessed = "" if guess is None else percent(guess)
-            lines.append(f"{name:7}{percent(self.scores[name]):>10}{guessed:>12}   {EXPLAINED[name]}")
+        others = {"by chance": self.chance(), **({self.bar["name"]: self.bar} if self.bar else {})}
+        heads = ("", *(f"{head:>12}" for head in ("right, %", *others)))
+        lines = [self.summary(), *self.notes, "", f"{'':5}{''.join(heads)}"]
+        for name in SCORES:
+            scores = [percent(self.scores[name]), *(self._reported(of[name]) for of in others.values())]
+            lines.append(f"{name:5}{''.join(f'{score:>12}' for score in scores)}   {EXPLAINED[name]}")
+        if self.bar:
+            lines.append(self.bar_sentence())
         lines += ["", *self.confidence_sentences(), "", *self._class_lines()]
         return "\n".join(lines)
+
+    @staticmethod
+    def _reported(score: float | None) -> str:
+        return "" if score is None else percent(score)
+
+    def bar_sentence(self) -> str:
+        """What the bar to beat is."""
+        return (
+            f"{self.bar['name']} is the bar to beat: a closed-form probe on the same features, trained on the "
+            f"{self.bar['photos']:,} photos here that are not tested on."
+        )
 
     def summary(self) -> str:
         """How many photos of how many classes were tested, among how many."""
@@ -239,7 +257,11 @@ class Evaluation:
             found,
             title=title,
             summary=self.summary(),
-            scores=[(name, self.scores[name], found["chance"][name], EXPLAINED[name]) for name in SCORES],
+            scores=[
+                (name, self.scores[name], found["chance"][name], (self.bar or {}).get(name), EXPLAINED[name])
+                for name in SCORES
+            ],
+            bar_sentence=self.bar and self.bar_sentence(),
             sentences=self.confidence_sentences(),
             names=[spoken_class(self.table.class_names[k]) for k in order],
             seen_count=int(self.table.seen.sum()),

@@ -68,16 +68,29 @@ def evaluate_photos(
     Raises:
         ValueError: no such model, no photo to test on, a table that does not fit. FileNotFoundError: no such folder.
     """
-    accelerator, loaded = accelerator or Accelerator(), load_model(str(model))
+    accelerator = accelerator or Accelerator()
+    loaded, chosen = model_and_photos(model, photos, accelerator, traits, names, all_new, **reading)
+    return evaluated(loaded, chosen, features, accelerator, batch_size, num_workers)
+
+
+def model_and_photos(
+    model: str | os.PathLike,
+    photos: str | os.PathLike,
+    accelerator: Accelerator,
+    traits: str | Path | None = None,
+    names: str | Path | Mapping[str, str] | None = None,
+    all_new: bool = False,
+    **reading: Any,
+) -> tuple[DEDNForZeroShot, TestSet]:
+    """The model, with the classes that compete, and what to test it on; arguments and errors as `evaluate_photos`."""
+    loaded = load_model(str(model))
     if not accelerator.is_main_process:
         datasets.disable_progress_bars()
     if (Path(photos) / RECORD_FILE).is_file():
-        chosen = known_data(loaded, {"name": photos}, accelerator)
-    else:
-        table = saved_table(str(model), loaded) if traits is None else described_table(loaded, traits, **reading)
-        loaded.set_classes(table)
-        chosen = own_photos(str(model), table, photos, names, all_new, accelerator)
-    return evaluated(loaded, chosen, features, accelerator, batch_size, num_workers)
+        return loaded, known_data(loaded, {"name": photos}, accelerator)
+    table = saved_table(str(model), loaded) if traits is None else described_table(loaded, traits, **reading)
+    loaded.set_classes(table)
+    return loaded, own_photos(str(model), table, photos, names, all_new, accelerator)
 
 
 def evaluated(
