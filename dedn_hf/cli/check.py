@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dedn_hf.cli.backbone import add_backbone_arguments, pooled_photos, take_backbone
+
+if TYPE_CHECKING:
+    from dedn_hf.studies.forecast import Forecast
 
 READING = ("names", "name_column", "use", "ignore", "kinds", "sheet")
 FEW = 5  # photos; below, a class is hardly learned and hardly tested
@@ -59,7 +62,7 @@ def kinds_of(texts: list[str]) -> dict[str, str]:
 
 
 def run_check(photos: str, traits: str, out: str | None = None, **given: Any) -> None:
-    """Print what was found, and with a backbone what to expect; write the findings to `out`.
+    """Print what was found, and with a backbone what to expect; write it all to `out`.
 
     Raises:
         FileNotFoundError, ValueError: as `dedn_hf.data.own_photos.check`, and as `dedn_hf.studies.forecast`.
@@ -90,16 +93,18 @@ def run_check(photos: str, traits: str, out: str | None = None, **given: Any) ->
     for line in twice:
         print(f"  ! {line}")
     print(report)
-    if out is not None:
-        write_page(out, found, report, [f"fewer than {FEW} photos: {name}" for name in few] + twice)
-        print(f"Wrote {out}")
+    expected = None
     if backbone:
-        print_forecast({"name": "folder", "data_dir": photos, "csv": traits, **reading}, backbone)
+        expected = expected_of({"name": "folder", "data_dir": photos, "csv": traits, **reading}, backbone)
+        print(expected)
+    if out is not None:
+        write_page(out, found, report, [f"fewer than {FEW} photos: {name}" for name in few] + twice, expected)
+        print(f"Wrote {out}")
 
 
-def print_forecast(source: dict[str, Any], backbone: dict[str, Any]) -> None:
-    """Look at the photos and print what to expect. source: arguments of `load`. backbone: of `pooled_photos`."""
+def expected_of(source: dict[str, Any], backbone: dict[str, Any]) -> Forecast:
+    """Look at the photos; what to expect. source: arguments of `load`. backbone: of `pooled_photos`."""
     from dedn_hf.studies.forecast import forecast
 
     pooled, table = pooled_photos(source, **backbone)
-    print(forecast(pooled["train"], table))
+    return forecast(pooled["train"], table)

@@ -1,5 +1,7 @@
 """`dedn check --backbone` looks at the photos; `dedn baselines` says what simple classifiers reach on them."""
 
+import re
+
 import datasets
 import pytest
 import timm
@@ -50,6 +52,16 @@ def test_the_screen_ends_with_what_to_expect(creatures, capsys):
     assert screen.index("72 photos of 12 classes") < screen.index("what to expect of 2 classes without photos")
     for part in ("T1 ", "guessing: 50.0", "photos show", "likely confused: creature_"):
         assert part in screen, screen
+
+
+def test_the_page_shows_what_to_expect_too(creatures, tmp_path, capsys):
+    assert command(creatures, "check", "--out", str(tmp_path / "check.html")) == 0
+    page, screen = (tmp_path / "check.html").read_text(encoding="utf-8"), capsys.readouterr().out
+    assert "What to expect of 2 classes without photos" in page and f"Wrote {tmp_path / 'check.html'}" in screen
+    (t1,) = re.findall(r"T1 +([\d.]+) ± ([\d.]+)", screen)
+    assert f'<td class="number">{t1[0]}</td><td class="number">± {t1[1]}</td>' in page
+    assert "Which traits photos show" in page and "Classes that will be confused" in page
+    assert "default-src 'none'" in page and "<script" not in page
 
 
 def test_the_features_are_kept_for_the_training(creatures, tmp_path, monkeypatch, capsys):
