@@ -383,7 +383,7 @@ def test_the_page_shows_what_the_training_measured_of_the_confidence(model, tmp_
     assert "Of &lt;all&gt;, 9 % are right." in views.confidence(found["sentences"])
     for source, is_shown in ((str(tmp_path), True), ("tiny birds", False)):
         blocks = app.Page(model, source).build().blocks.values()
-        assert ("How far to trust it" in [getattr(block, "label", None) for block in blocks]) == is_shown
+        assert ("Confidence" in [getattr(block, "label", None) for block in blocks]) == is_shown
 
 
 @needs_gradio

@@ -205,7 +205,7 @@ class Page:
                 with gr.Tab("Several photos"):
                     self.build_several()
                 if measured := scoring.confidence_of(self.source):
-                    with gr.Tab("How far to trust it"):
+                    with gr.Tab("Confidence"):
                         build_confidence(measured)
             self.connect()
         return page
