@@ -100,8 +100,11 @@ def other_pictures(arguments: argparse.Namespace) -> dict[str, list]:
 
 
 @torch.no_grad()
-def scores_of(model: DEDNForZeroShot, pictures: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Name -> N numbers, which should be high for pictures of the classes; and what the model says."""
+def scores_of(model: DEDNForZeroShot, pictures: Sequence[Any], seen_only: bool = False) -> dict[str, np.ndarray]:
+    """Name -> N numbers, which should be high for pictures of the classes; and what the model says.
+
+    seen_only: the unseen classes do not compete.
+    """
     processor, parts = model.image_processor(), []
     for start in range(0, len(pictures), BATCH):
         images = [
@@ -109,14 +112,15 @@ def scores_of(model: DEDNForZeroShot, pictures: Sequence[Any]) -> dict[str, np.n
         ]
         parts.append(model.score_attributes(processor(images=images, return_tensors="pt")["pixel_values"]))
     attribute_scores = torch.cat(parts)
-    logits = model.score_classes(attribute_scores)
+    kept = model.seen if seen_only else torch.ones_like(model.seen)
+    logits = model.score_classes(attribute_scores)[:, kept]
     best, lengths = logits.amax(dim=1), attribute_scores.norm(dim=1)
     weight = (model.config.none_of_these or [0.0, 0.0])[0]
     found = {
         "probability": model.probabilities(logits).amax(dim=1),
         "best logit": best,
         "energy": (logits / model.config.temperature).logsumexp(dim=1),
-        "best logit without constants": (logits - model.class_bias(model.seen)).amax(dim=1),
+        "best logit without constants": (logits - model.class_bias(model.seen)[kept]).amax(dim=1),
         "length of attribute scores": lengths,
         "best logit and length": best + weight * lengths,
         "says none of these": model.config.shows_none(best, lengths),
@@ -133,7 +137,8 @@ def main() -> None:
     """Measure and print."""
     arguments = parse_arguments()
     model = load_model(arguments.model).eval()
-    known = {name: scores_of(model, pictures) for name, pictures in known_pictures(arguments, model).items()}
+    pictures = known_pictures(arguments, model)
+    known = {name: scores_of(model, each) for name, each in pictures.items()}
     others = {name: scores_of(model, pictures) for name, pictures in other_pictures(arguments).items()}
     said = "says none of these"
     rows = [
@@ -144,6 +149,11 @@ def main() -> None:
         for score in next(iter(known.values()))
         if score != said
     ]
+    if "unseen" in pictures:  # pictures that are hard to tell: of classes that are like those of the model
+        alike = {name: scores_of(model, each, seen_only=True) for name, each in pictures.items()}
+        for row in rows:
+            row["seen / unseen, left out"] = float(against(alike["seen"][row["score"]], alike["unseen"][row["score"]]))
+        others["unseen, left out"] = alike["unseen"]
     name = f"none-of-these-{Path(arguments.model).name}"
     shares = {kind: f"{of[said].mean():.1%} of {len(of[said])}" for kind, of in {**known, **others}.items()}
     report(name, rows, note=f"taken for none of these: {shares}")

@@ -13,17 +13,23 @@ from dedn_hf.studies.visibility import NOT_SHOWN, SHOWN
 if TYPE_CHECKING:
     from dedn_hf.data.photos import Photos
     from dedn_hf.studies.forecast import Forecast
+    from dedn_hf.studies.short_trainings import ShortTrainings
     from dedn_hf.traits import TraitReport
 
 
 def write_page(
-    path: str | Path, found: Photos, report: TraitReport, warnings: list[str], expected: Forecast | None = None
+    path: str | Path,
+    found: Photos,
+    report: TraitReport,
+    warnings: list[str],
+    expected: Forecast | None = None,
+    trained: ShortTrainings | None = None,
 ) -> None:
     """Write the page.
 
     Args:
         warnings: about the photos, to be shown above those about the table. expected: what to expect of classes
-            without photos.
+            without photos. trained: the same by trainings.
     """
     counts = dict(sorted(found.counts().items(), key=lambda item: item[1]))
     page = template("cli/check.html").render(
@@ -37,6 +43,7 @@ def write_page(
         warnings=[*warnings, *report.warnings],
         report=report,
         expected=expected,
+        trained=trained,
         meanings=SCORES,
         shown=SHOWN,
         hidden=NOT_SHOWN,

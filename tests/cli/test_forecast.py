@@ -1,6 +1,7 @@
 """`dedn check --backbone` looks at the photos; `dedn baselines` says what simple classifiers reach on them."""
 
 import re
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 import dedn_hf.data.features
 from dedn_hf.cli import main
 from dedn_hf.data.shapes import render, shapes_table
+from dedn_hf.training.automatic import EFFORTS
 
 SEEN, PER_CLASS = 12, 6
 
@@ -62,6 +64,18 @@ def test_the_page_shows_what_to_expect_too(creatures, tmp_path, capsys):
     assert f'<td class="number">{t1[0]}</td><td class="number">± {t1[1]}</td>' in page
     assert "Which traits photos show" in page and "Classes that will be confused" in page
     assert "default-src 'none'" in page and "<script" not in page
+
+
+def test_short_trainings_stand_beside_the_probe_where_they_are_asked_for(creatures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EFFORTS, "quick", replace(EFFORTS["quick"], epochs=2, steps=4))
+    page = tmp_path / "check.html"
+    assert command(creatures, "check", "--thorough", "--out", str(page)) == 0
+    screen = capsys.readouterr().out
+    said = screen[screen.index("the same by ") :]
+    t1 = re.search(r"T1 +([\d.]+)  accuracy of unseen", said)[1]
+    of_each = [float(share) for share in re.search(r"T1 of each: (.+)", said)[1].split(", ")]
+    assert len(of_each) > 1 and float(t1) == pytest.approx(sum(of_each) / len(of_each), abs=0.1)
+    assert f"were only described: T1 {t1}, U" in page.read_text(encoding="utf-8")
 
 
 def test_the_features_are_kept_for_the_training(creatures, tmp_path, monkeypatch, capsys):
@@ -116,6 +130,7 @@ def test_peers_of_a_prepared_data_set(creatures, tmp_path, capsys):
     ("given", "message"),
     [
         (["check", "photos", "--traits", "t.csv", "--weights", "w"], "--weights is of a network that looks"),
+        (["check", "photos", "--traits", "t.csv", "--thorough"], "give --backbone NAME"),
         (["baselines", "--backbone", "test_resnet"], "Give PHOTOS with --traits FILE, or --data NAME"),
         (["baselines", "photos", "--backbone", "test_resnet"], "Give PHOTOS with --traits FILE"),
         (["baselines", "photos", "--traits", "t", "--data", "cub", "--backbone", "b"], "Give PHOTOS with"),
