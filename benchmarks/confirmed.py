@@ -69,8 +69,8 @@ def main() -> None:
         model = load_model(name)
         order = [model.config.label2id[each] for each in table.class_names]
         inputs = inputs_from(model, task, lambda validation: (splits, table), arguments.features, accelerator)
-        _, logits, labels = evaluate(model, inputs, table.seen, accelerator)
-        found = gzsl_scores(logits[:, order], labels, np.asarray(table.seen))
+        _, said = evaluate(model, inputs, table.seen, accelerator)
+        found = gzsl_scores(said.logits[:, order], said.labels, np.asarray(table.seen))
         print(f"{name:24}" + "  ".join(f"{score} {100 * found[score]:.1f}" for score in ("T1", "U", "S", "H")))
 
 

@@ -88,9 +88,8 @@ def train_and_test(preset: dict, data: tuple, features: str, output: str) -> dic
     record = run(experiment, settings, output, accelerator)
     model = DEDNForZeroShot.from_pretrained(output).eval()
     task = test_task(*data)
-    _, logits, labels = evaluate(
-        model, inputs_from(model, task, experiment.load, features, accelerator), model.seen.tolist(), accelerator
-    )
+    inputs = inputs_from(model, task, experiment.load, features, accelerator)
+    _, (logits, labels, _) = evaluate(model, inputs, task.table.seen, accelerator)
     probabilities = model.probabilities(torch.from_numpy(logits)).numpy()
     unseen = ~task.table.seen[labels]
     found = {name: record["results"][name] for name in SCORES}

@@ -112,8 +112,8 @@ def main() -> None:
     inputs = inputs_from(
         model, task, lambda validation: load(validation=validation, **data), arguments.features_dir, accelerator
     )
-    scores, logits, labels = evaluate(model, inputs, table.seen, accelerator, batch_size=arguments.batch_size)
-    for name, figure in draw_scores(logits, labels, scores, table).items():
+    scores, found = evaluate(model, inputs, table.seen, accelerator, batch_size=arguments.batch_size)
+    for name, figure in draw_scores(found.logits, found.labels, scores, table).items():
         write(name, figure)
     sample = sample_of(splits, arguments.per_class, arguments.seed)
     write("deletion", draw_curves([summary_of(curves_of(model, sample, arguments))]))

@@ -1,6 +1,7 @@
 """Configuration of the Dual Expert Distillation Network (DEDN)."""
 
 from inspect import get_annotations
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -66,6 +67,8 @@ class DEDNConfig(PreTrainedConfig):
             et al., ICML 2017); chosen after training on held-out classes, 1 in the method. It changes no answer.
         precision_thresholds: pairs of a precision and the lowest probability at which answers had it on held-out
             classes, precisions rising; see `probability_for`. None: not chosen.
+        none_of_these: [weight, least], by which `shows_none` tells pictures of something else; chosen after training
+            on held-out classes. None: not chosen.
         margin: delta of the margin-aware loss.
         margin_weight, calibration_weight, distillation_weight, alignment_weight: weights of the losses (MAL,
             lambda_cal, lambda_e, lambda_rc).
@@ -114,6 +117,7 @@ class DEDNConfig(PreTrainedConfig):
     calibration_bias: float = 0.0
     temperature: float = 1.0
     precision_thresholds: list | None = None
+    none_of_these: list | None = None
     margin: float = 2.0
     margin_weight: float = 1.0
     calibration_weight: float = 0.0
@@ -185,6 +189,8 @@ class DEDNConfig(PreTrainedConfig):
                 raise ValueError(
                     f"precision_thresholds holds {pair!r}; give pairs of precision and probability, 0..1."
                 )
+        if self.none_of_these is not None and len(self.none_of_these) != 2:
+            raise ValueError(f"none_of_these is {self.none_of_these!r}; give two numbers, [weight, least].")
 
     def probability_for(self, precision: float) -> float:
         """The probability from which on answers were right at least as often as `precision` (0..1), as estimated.
@@ -205,8 +211,24 @@ class DEDNConfig(PreTrainedConfig):
             )
         return min(enough)
 
-    def confidence_threshold(self, min_confidence: float | None = None, precision: float | None = None) -> float:
-        """The probability, 0..1, below which an answer is 'unknown': given, or chosen for a precision; else 0.
+    def shows_none(self, best_logits: Any, lengths: Any) -> Any:
+        """Whether images show none of the classes, B bool; False where `none_of_these` was not chosen.
+
+        A picture of something else has little of any attribute, and no class fits it. So the best logit, plus a
+        weight times the length of the attribute scores, is small.
+
+        Args:
+            best_logits: B, of the class that wins among the candidates. lengths: B, of the rows of attribute scores.
+        """
+        weight, least = self.none_of_these or (0.0, -float("inf"))
+        return best_logits + weight * lengths < least
+
+    def confidence_threshold(
+        self, min_confidence: float | None = None, precision: float | None = None
+    ) -> float | None:
+        """The probability, 0..1, below which an answer is 'unknown': given, or chosen for a precision.
+
+        None where neither is given: then no answer is 'unknown', not even about a picture of none of the classes.
 
         Raises:
             ValueError: both are given, one is not between 0 and 1, or as `probability_for`.
@@ -216,7 +238,7 @@ class DEDNConfig(PreTrainedConfig):
         for name, value in (("min_confidence", min_confidence), ("precision", precision)):
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it lies between 0 and 1.")
-        return (min_confidence or 0.0) if precision is None else self.probability_for(precision)
+        return min_confidence if precision is None else self.probability_for(precision)
 
     @property
     def output_attentions(self) -> bool:

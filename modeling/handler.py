@@ -79,7 +79,8 @@ class EndpointHandler:
                 models need, changes nothing). They may also stand beside `inputs`, or beside `image`.
 
         Returns:
-            `[{"label": str, "score": float}, ...]`, best first. The first may be 'unknown', with a 'guess'.
+            `[{"label": str, "score": float}, ...]`, best first. The first may be 'unknown', with a 'guess' and a
+            'reason'.
 
         Raises:
             BadRequest: anything wrong with the request. A key that is not listed here is refused, too.

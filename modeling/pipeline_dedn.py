@@ -30,6 +30,7 @@ from .inputs import read_image, upright_rgb
 from .saving import whole_file
 
 UNKNOWN = "unknown"
+NOT_SURE, NONE_OF_THESE = "not sure", "none of these"  # why an answer is unknown
 MANY_CLASSES = 16384  # beyond, the best are found without a score for every class
 PROCESSOR_FILE, TABLE_FILE = "processor_config.json", "class_table.safetensors"
 HUB_OPTIONS = (
@@ -163,9 +164,10 @@ class DEDNPipeline(Pipeline):
                 `{attribute: value}` in the scale of the model's attribute table, or all A values, or None for a class
                 of the model. An attribute that a description leaves out has the mean value of the seen classes.
             top_k: give this many of the best classes only.
-            min_confidence: 0..1. Where the best class has less, the first label is 'unknown', and that entry has the
-                class as its 'guess'. precision: 0..1, in its place: answers that are given are right that often, as
-                estimated in training.
+            min_confidence: 0..1. Where the best class has less, or the image shows none of the classes (see
+                `DEDNConfig.shows_none`), the first label is 'unknown', and that entry has the class as its
+                'guess' and a 'reason', 'not sure' or 'none of these'. precision: 0..1, in its place: answers that are
+                given are right that often, as estimated in training.
             timeout: seconds to wait for an image from a URL.
             batch_size: images that go through the model together.
 
@@ -229,30 +231,45 @@ class DEDNPipeline(Pipeline):
         if best_only is not None:
             no_classes = self.model.class_attributes[:0]
             attribute_scores = self.model(**inputs, class_attributes=no_classes).attribute_scores
-            _, labels, scores = self.model.top_classes(attribute_scores, best_only)
-            return {"scores": scores, "labels": labels}
+            logits, labels, scores = self.model.top_classes(attribute_scores, best_only)
+            none = self.model.config.shows_none(logits[:, 0], attribute_scores.norm(dim=-1))
+            return {"scores": scores, "labels": labels, "none": none}
         classes = {}
         if candidates is not None:
             device = self.model.class_attributes.device
             classes["class_attributes"] = torch.from_numpy(candidates.class_attributes).to(device)
             classes["seen"] = torch.from_numpy(candidates.seen).to(device)
-        logits = self.model(**inputs, **classes).logits
-        scores, labels = self.model.probabilities(logits).sort(dim=-1, descending=True, stable=True)
-        return {"scores": scores, "labels": labels}
+        output = self.model(**inputs, **classes)
+        scores, labels = self.model.probabilities(output.logits).sort(dim=-1, descending=True, stable=True)
+        none = self.model.config.shows_none(output.logits.amax(dim=-1), output.attribute_scores.norm(dim=-1))
+        return {"scores": scores, "labels": labels, "none": none}
 
     def postprocess(
         self,
         outputs: dict,
         class_names: Sequence[str] | None = None,
         top_k: int | None = None,
-        threshold: float = 0.0,
+        threshold: float | None = None,
     ) -> list[dict]:
         names = self.model.config.id2label if class_names is None else class_names
         best = zip(outputs["labels"][0].tolist(), outputs["scores"][0].tolist(), strict=True)
         found = [{"label": names[label], "score": score} for label, score in itertools.islice(best, top_k)]
-        if found[0]["score"] < threshold:
-            found[0] = {"label": UNKNOWN, "score": found[0]["score"], "guess": found[0]["label"]}
+        reason = why_unknown(found[0]["score"], bool(outputs["none"][0]), threshold)
+        if reason:
+            found[0] = {"label": UNKNOWN, "score": found[0]["score"], "guess": found[0]["label"], "reason": reason}
         return found
+
+
+def why_unknown(probability: float, shows_none: bool, threshold: float | None) -> str | None:
+    """The reason why an answer is 'unknown'; None where the answer is given.
+
+    Args:
+        probability: of the best class. shows_none: as `DEDNConfig.shows_none`. threshold: as
+            `DEDNConfig.confidence_threshold`.
+    """
+    if threshold is None:
+        return None
+    return NONE_OF_THESE if shows_none else NOT_SURE if probability < threshold else None
 
 
 def iter_images(images: Iterable) -> Iterable:

@@ -35,8 +35,8 @@ def evaluated(accelerator: Accelerator, batch_size: int) -> dict:
     """Scores, logits and labels of the 13 images of a tiny task, evaluated on all processes."""
     task, inputs = feature_task()
     model = randomise_keys(feature_model()).to(accelerator.device)
-    scores, logits, labels = evaluate(model, inputs, task.table.seen, accelerator, batch_size=batch_size)
-    return {"scores": scores, "logits": logits.tolist(), "labels": labels.tolist()}
+    scores, found = evaluate(model, inputs, task.table.seen, accelerator, batch_size=batch_size)
+    return {"scores": scores, **{name: values.tolist() for name, values in found._asdict().items()}}
 
 
 def on_features(accelerator: Accelerator, folder: Path, **changes) -> tuple[dict, list]:

@@ -252,7 +252,7 @@ def test_names_cannot_bring_html_into_the_page():
     table = two_class_table().replace(class_names=[evil, "Swan"])
     shown = [
         views.heading(evil, table),
-        views.ranking(table, [0, 1], np.array([0.7, 0.3]), new=2, least=0.9),
+        views.ranking(table, [0, 1], np.array([0.7, 0.3]), new=2, unknown="<b>"),
         views.place(table.select(["Swan", evil]), [1, 0], np.array([0.3, 0.7])),
         views.why(table, [evil, "neck"], 0, 1, np.array([1.0, -1.0]), 0.0),
         views.alert(evil),
@@ -269,7 +269,9 @@ def test_the_ranking_shows_the_new_class_wherever_it_stands():
     html = views.ranking(table, list(range(8)), scores, new=7)
     assert re.findall(r'<li value="(\d)"', html) == ["1", "2", "3", "4", "5", "8"]
     assert html.count("yours") == 2 and "63.2%" in html and "Unknown" not in html
-    assert "<b>Unknown</b>: an answer needs 80.0%" in views.ranking(table, list(range(8)), scores, new=7, least=0.8)
+    assert "<b>Unknown</b>: an answer needs 80.0%" in views.ranking(
+        table, list(range(8)), scores, new=7, unknown="an answer needs 80.0%"
+    )
 
 
 def test_bars_for_and_against_with_the_sum_of_everything():
@@ -351,9 +353,37 @@ def test_several_photos_make_a_table_and_a_file(model, tmp_path):
 @needs_gradio
 def test_unknown_is_offered_by_the_precisions_that_the_model_knows(model, monkeypatch):
     app = importlib.import_module("app")
-    assert [share for _, share in app.confidences(model.config)] == [0.0, 0.5, 0.8, 0.95]
+    assert [share for _, share in app.confidences(model.config)] == [scoring.NEVER, 0.5, 0.8, 0.95]
     monkeypatch.setattr(model.config, "precision_thresholds", [[0.9, 0.42]])
     assert app.confidences(model.config)[1:] == [("answers are right in 90%, as estimated", 0.42)]
+    monkeypatch.setattr(model.config, "none_of_these", [1.0, 2.0])
+    assert app.confidences(model.config)[1] == ("the photo shows one of the classes", 0.0)
+
+
+@needs_gradio
+def test_a_photo_of_something_else_is_unknown_where_unknown_is_asked_for(model, photo_scores, monkeypatch, tmp_path):
+    page = importlib.import_module("app").Page(model, "tiny birds")
+    monkeypatch.setattr(model.config, "none_of_these", [1.0, 1e9])
+    form = ["", scoring.AVERAGE, [], {}, -1]
+    assert "Unknown" not in page.results(photo_scores, *form, scoring.NEVER)[0]
+    assert "seems to show none of these classes" in page.results(photo_scores, *form, 0.0)[0]
+    photo().save(tmp_path / "bird.png")
+    row = scoring.answer_row(model, model.attribute_table, str(tmp_path / "bird.png"), 0.0)
+    assert (row["answer"], row["reason"]) == ("unknown", "none of these")
+
+
+@needs_gradio
+def test_the_page_shows_what_the_training_measured_of_the_confidence(model, tmp_path):
+    app = importlib.import_module("app")
+    assert scoring.confidence_of("tiny birds") is None and scoring.confidence_of(str(tmp_path)) is None
+    (tmp_path / "run.json").write_text(json.dumps({"confidence": {"sentences": ["Of <all>, 9 % are right."]}}))
+    photo().save(tmp_path / "confidence.png")
+    found = scoring.confidence_of(str(tmp_path))
+    assert found["picture"] == str(tmp_path / "confidence.png")
+    assert "Of &lt;all&gt;, 9 % are right." in views.confidence(found["sentences"])
+    for source, is_shown in ((str(tmp_path), True), ("tiny birds", False)):
+        blocks = app.Page(model, source).build().blocks.values()
+        assert ("Confidence" in [getattr(block, "label", None) for block in blocks]) == is_shown
 
 
 @needs_gradio

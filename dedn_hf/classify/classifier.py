@@ -26,7 +26,7 @@ from dedn_hf.classify.scoring import Scorer, candidate_classes
 from dedn_hf.data.processor import at_full_speed
 from dedn_hf.data.transforms import already_batched, evaluation_transform
 from dedn_hf.modeling.inputs import open_encoded, upright_rgb
-from dedn_hf.modeling.pipeline_dedn import UNKNOWN
+from dedn_hf.modeling.pipeline_dedn import NONE_OF_THESE, UNKNOWN
 from dedn_hf.modeling.saving import require_writable, whole_file
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Summary:
 
     Args:
         out: the file. photos: how many. unreadable, unknown, groups, corrected: how many of them could not be read,
-            had too low a confidence, have a group as their answer, and have an answer that rests on corrections.
+            have no answer, have a group as their answer, and have an answer that rests on corrections. none_of_these:
+            how many of the unknown show something else.
             skipped: one line for each reason why files were not looked at.
     """
 
@@ -54,10 +55,12 @@ class Summary:
     unknown: int = 0
     groups: int = 0
     corrected: int = 0
+    none_of_these: int = 0
     skipped: Sequence[str] = ()
 
     def __str__(self) -> str:
-        unknown = f", {self.unknown} of them unknown" if self.unknown else ""
+        none = f" ({self.none_of_these} show none of these classes)" if self.none_of_these else ""
+        unknown = f", {self.unknown} of them unknown{none}" if self.unknown else ""
         groups = f", {self.groups} answered by a group" if self.groups else ""
         corrected = f", {self.corrected} with corrections" if self.corrected else ""
         broken = f"; {self.unreadable} could not be read" if self.unreadable else ""
@@ -93,8 +96,9 @@ def classify(
             images, or several of these, see `collect`. file_column: of lists and data sets, where it is not clear.
         out: .csv, .jsonl or .parquet, with the columns `COLUMNS`. classes: names of the classes to choose among;
             default: all of the model. exclude: names to leave out. candidates: more classes, described by attributes.
-        min_confidence: 0..1; below it, the answer is 'unknown'. precision: 0..1, in its place: the confidence is the
-            one that was chosen for this precision in training. groups: level -> class -> group, see `read_groups`: the
+        min_confidence: 0..1; below it, the answer is 'unknown', as it is for a picture of none of the classes, where
+            the model can tell. precision: 0..1, in its place: the confidence is the one that was chosen for this
+            precision in training. groups: level -> class -> group, see `read_groups`: the
             answer is a group where no class is sure enough, but the sum over the classes of the group is.
         top_k: so many rows a photo, one for each of the best classes, in place of one.
         batch_size: photos at a time. num_workers: processes that decode photos; default: what suits the device.
@@ -160,6 +164,7 @@ def summarize(out: Path, rows: Iterable[dict], photos: Collection) -> Summary:
         summary.unreadable += bool(row["error"])
         summary.unknown += row["answer"] == UNKNOWN
         summary.corrected += bool(row["corrected"]) and row.get("rank", 1) == 1
+        summary.none_of_these += row["reason"] == NONE_OF_THESE
         summary.groups += row.get("level") not in (None, "class")
     return summary
 
@@ -169,7 +174,9 @@ def processes() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available())
 
 
-def require_usable(out: Path, html: Path | None, top_k: int | None, groups: Groups | None, threshold: float) -> None:
+def require_usable(
+    out: Path, html: Path | None, top_k: int | None, groups: Groups | None, threshold: float | None
+) -> None:
     """Raise ValueError before the work, for what would be refused after it."""
     require_writable(out, SUFFIXES)
     if html is not None:
@@ -178,7 +185,7 @@ def require_usable(out: Path, html: Path | None, top_k: int | None, groups: Grou
         raise ValueError(f"top_k is {top_k}; it must be 1 or more.")
     if groups and top_k is not None:
         raise ValueError("top_k gives classes in each row, and groups are answers in their place. Leave out one.")
-    if groups and threshold == 0:
+    if groups and not threshold:
         raise ValueError("A group is the answer where no class is sure enough. Give precision or min_confidence.")
 
 

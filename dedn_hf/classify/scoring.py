@@ -13,7 +13,7 @@ from dedn_hf.classify.rollup import Rollup
 from dedn_hf.explain.evidence import contributions_of
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.pipeline_dedn import UNKNOWN
+from dedn_hf.modeling.pipeline_dedn import NONE_OF_THESE, UNKNOWN, why_unknown
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -62,15 +62,15 @@ class Scorer:
     """Turns pixels into rows of answers.
 
     Args:
-        table: the K' classes to choose among. threshold: the confidence below which no class is the answer. rollup:
-            of such a photo to a group of classes, if any. top_k: so many rows a photo.
+        table: the K' classes to choose among. threshold: the confidence below which no class is the answer; None:
+            every photo gets an answer. rollup: of such a photo to a group of classes, if any. top_k: rows a photo.
     """
 
     def __init__(
         self,
         model: DEDNForZeroShot,
         table: AttributeTable,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         rollup: Rollup | None = None,
         top_k: int | None = None,
     ) -> None:
@@ -105,17 +105,21 @@ class Scorer:
         for image, columns in added.items():
             logits[image] += sum(columns.values())
         probabilities = self.model.probabilities(logits)
+        none = self.model.config.shows_none(logits.amax(dim=1), scores.norm(dim=1))
+        none[list(added)] = False  # who corrected it has seen one of the classes
         values, labels = probabilities.sort(dim=1, descending=True, stable=True)
         telling = self._telling(scores, labels, added)
         probabilities, values, labels = probabilities.cpu(), values.tolist(), labels.tolist()
-        for image, (value, label) in enumerate(zip(values, labels, strict=True)):
+        for image, (value, label, shows_none) in enumerate(zip(values, labels, none.tolist(), strict=True)):
+            reason = why_unknown(value[0], shows_none, self.threshold)
             if self.top_k is not None:
-                yield [self._ranked_row(rank, value, label) for rank in range(min(self.top_k, len(label)))]
+                ranks = range(min(self.top_k, len(label)))
+                yield [self._ranked_row(rank, value, label, None if rank else reason) for rank in ranks]
                 continue
             names = self.table.class_names
             yield [
                 {
-                    **self._answer(value[0], names[label[0]], probabilities[image]),
+                    **self._answer(value[0], names[label[0]], probabilities[image], reason),
                     "second": names[label[1]],
                     "second_confidence": round(value[1], 6),
                     "margin": round(value[0] - value[1], 6),
@@ -124,21 +128,23 @@ class Scorer:
                 }
             ]
 
-    def _answer(self, value: float, best: str, probabilities: torch.Tensor) -> dict:
-        """Answer, level and confidence: the best class, or a group that is sure enough, or 'unknown'."""
-        if value >= self.threshold:
+    def _answer(self, value: float, best: str, probabilities: torch.Tensor, reason: str | None) -> dict:
+        """Answer, level and confidence: the best class, or a group that is sure enough, or 'unknown' for a reason."""
+        if reason is None:
             return {"answer": best, "level": "class", "confidence": round(value, 6)}
-        group = self.rollup and self.rollup.answer(probabilities)
-        answer, level, confidence = group or (UNKNOWN, None, value)
-        return {"answer": answer, "level": level, "confidence": round(confidence, 6), "guess": best}
+        if self.rollup and reason != NONE_OF_THESE and (group := self.rollup.answer(probabilities)):
+            answer, level, confidence = group
+            return {"answer": answer, "level": level, "confidence": round(confidence, 6), "guess": best}
+        return {"answer": UNKNOWN, "confidence": round(value, 6), "guess": best, "reason": reason}
 
-    def _ranked_row(self, rank: int, value: list[float], label: list[int]) -> dict:
-        name, unsure = self.table.class_names[label[rank]], rank == 0 and value[0] < self.threshold
+    def _ranked_row(self, rank: int, value: list[float], label: list[int], reason: str | None) -> dict:
+        name = self.table.class_names[label[rank]]
         return {
             "rank": rank + 1,
-            "answer": UNKNOWN if unsure else name,
+            "answer": UNKNOWN if reason else name,
             "confidence": round(value[rank], 6),
-            "guess": name if unsure else None,
+            "guess": name if reason else None,
+            "reason": reason,
             "learned_from": self._source(label[rank]),
         }
 

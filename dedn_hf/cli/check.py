@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dedn_hf.cli.backbone import add_backbone_arguments, pooled_photos, take_backbone
+
+if TYPE_CHECKING:
+    from dedn_hf.studies.forecast import Forecast
+    from dedn_hf.studies.short_trainings import ShortTrainings
 
 READING = ("names", "name_column", "use", "ignore", "kinds", "sheet")
 FEW = 5  # photos; below, a class is hardly learned and hardly tested
@@ -23,6 +27,11 @@ def add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("photos", metavar="PHOTOS", help="folder with one folder a class, or a list of files")
     parser.add_argument("--traits", required=True, metavar="FILE", help="table of traits: CSV of any kind, or Excel")
     add_backbone_arguments(parser)
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="with --backbone: also train DEDN a little, with classes held out",
+    )
     add_reading_arguments(parser)
     parser.add_argument("--out", metavar="FILE", help="also write all of it to this .html file")
     parser.set_defaults(run=run_check)
@@ -58,8 +67,8 @@ def kinds_of(texts: list[str]) -> dict[str, str]:
     return dict(text.rpartition("=")[::2] for text in texts)
 
 
-def run_check(photos: str, traits: str, out: str | None = None, **given: Any) -> None:
-    """Print what was found, and with a backbone what to expect; write the findings to `out`.
+def run_check(photos: str, traits: str, out: str | None = None, thorough: bool = False, **given: Any) -> None:
+    """Print what was found, and with a backbone what to expect; write it all to `out`.
 
     Raises:
         FileNotFoundError, ValueError: as `dedn_hf.data.own_photos.check`, and as `dedn_hf.studies.forecast`.
@@ -75,6 +84,8 @@ def run_check(photos: str, traits: str, out: str | None = None, **given: Any) ->
         raise ValueError(
             f"--{next(iter(backbone)).replace('_', '-')} is of a network that looks: give --backbone NAME."
         )
+    if thorough and not backbone:
+        raise ValueError("--thorough trains on what a network sees: give --backbone NAME.")
     found, report = check(photos, traits, **reading)
     counts = found.counts()
     print(f"{found.root}: {len(found.photos)} photos of {len(counts)} classes")
@@ -90,16 +101,31 @@ def run_check(photos: str, traits: str, out: str | None = None, **given: Any) ->
     for line in twice:
         print(f"  ! {line}")
     print(report)
-    if out is not None:
-        write_page(out, found, report, [f"fewer than {FEW} photos: {name}" for name in few] + twice)
-        print(f"Wrote {out}")
+    expected, trained = None, None
+    source = {"name": "folder", "data_dir": photos, "csv": traits, **reading}
     if backbone:
-        print_forecast({"name": "folder", "data_dir": photos, "csv": traits, **reading}, backbone)
+        expected = expected_of(source, backbone)
+        print(expected)
+    if thorough:
+        trained = trained_on(source, **backbone)
+        print(trained)
+    if out is not None:
+        write_page(out, found, report, [f"fewer than {FEW} photos: {name}" for name in few] + twice, expected, trained)
+        print(f"Wrote {out}")
 
 
-def print_forecast(source: dict[str, Any], backbone: dict[str, Any]) -> None:
-    """Look at the photos and print what to expect. source: arguments of `load`. backbone: of `pooled_photos`."""
+def expected_of(source: dict[str, Any], backbone: dict[str, Any]) -> Forecast:
+    """Look at the photos; what to expect. source: arguments of `load`. backbone: of `pooled_photos`."""
     from dedn_hf.studies.forecast import forecast
 
     pooled, table = pooled_photos(source, **backbone)
-    print(forecast(pooled["train"], table))
+    return forecast(pooled["train"], table)
+
+
+def trained_on(
+    source: dict[str, Any], backbone: str, weights: str | None = None, features: str | None = None, **model: Any
+) -> ShortTrainings:
+    """Train for a short time. source: arguments of `load`. model: image_size and crop_pct, where given."""
+    from dedn_hf.studies.short_trainings import short_trainings
+
+    return short_trainings(source, {"backbone": backbone, "pretrained": weights or True, **model}, features)

@@ -74,9 +74,14 @@ def add_confidence(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="P",
         help="answer 'unknown' where the confidence is below the one that was chosen for this precision in training: "
-        "answers that are given are right that often, 0..1, as estimated",
+        "answers that are given are right that often, 0..1, as estimated; also where it shows none of the classes",
     )
-    either.add_argument("--min-confidence", type=float, metavar="P", help="answer 'unknown' below it, 0..1")
+    either.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="P",
+        help="answer 'unknown' below it, 0..1, and where the photo shows none of the classes; 0: only there",
+    )
 
 
 def run_classify(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,10 @@ from dedn_hf.cli.check import add_reading_arguments, reading_of
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from dedn_hf.publish.evaluation import Evaluation
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+    from dedn_hf.training.testing import TestSet
+
+LEAST_CLASSES = 3  # that the bar to beat learns from
 
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -32,6 +37,12 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", metavar="FILE", help="write all numbers to this file")
     parser.add_argument("--html", metavar="FILE", help="write a page with diagrams and the confusion of all classes")
     parser.add_argument("--features", "--features-dir", metavar="DIR", help="feature cache, made if it is not there")
+    parser.add_argument(
+        "--bar",
+        action="store_true",
+        help="also say what a closed-form probe on the same features reaches, trained on the photos that are not "
+        "tested on; with --features it is always said where there are such photos",
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time, in each process (default 64)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos (default 0)")
     parser.add_argument("--cpu", action="store_true", help="use the CPU, also where there is a GPU")
@@ -45,21 +56,34 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 
 def run_evaluate(
-    model: str, cpu: bool, all_new: bool, json: str | None = None, html: str | None = None, **given: Any
+    model: str,
+    cpu: bool,
+    all_new: bool,
+    json: str | None = None,
+    html: str | None = None,
+    features: str | None = None,
+    bar: bool = False,
+    **given: Any,
 ) -> None:
     """Test, print one screen, and write what was asked for. Raises as `evaluate_photos`."""
     from accelerate import Accelerator
 
     from dedn_hf.modeling.saving import require_writable
     from dedn_hf.training.output_folder import write_json
+    from dedn_hf.training.testing import evaluated
 
     for path, suffix in ((json, ".json"), (html, ".html")):
         if path is not None:
             require_writable(path, [suffix])  # before the work
     accelerator = Accelerator(cpu=cpu)
-    found, described = test(model, all_new, accelerator, **given)
+    how = {name: given.pop(name) for name in ("batch_size", "num_workers") if name in given}
+    loaded, chosen, described = what_to_test(model, all_new, accelerator, **given)
+    found = evaluated(loaded, chosen, features, accelerator, **how)
     if not accelerator.is_main_process:
         return
+    if bar or features:
+        with nullcontext() if bar else suppress(ValueError):  # only who asks for it is told why there is none
+            found.bar = bar_to_beat(loaded, chosen, features)
     print(found.to_text())
     if json:
         write_json(Path(json), {"model": model, **described, **found.to_dict()})
@@ -69,28 +93,45 @@ def run_evaluate(
         print(f"Wrote {html}")
 
 
-def test(
+def bar_to_beat(model: DEDNForZeroShot, chosen: TestSet, features: str | None) -> dict[str, Any]:
+    """What ESZSL reaches, trained on the photos that are not tested on: its name, their number, and its scores.
+
+    Raises ValueError where there are too few of these, or no class is unseen.
+    """
+    from dedn_hf.studies.baselines import baselines
+    from dedn_hf.studies.pooled import pool
+    from dedn_hf.studies.probes import ESZSL
+
+    task, names = chosen.task, {"train": "train", "seen": "test_seen", "unseen": "test_unseen"}
+    if len(task.labels["train"].unique()) < LEAST_CLASSES:
+        raise ValueError(
+            f"The bar to beat needs photos to learn from, of {LEAST_CLASSES} classes at least, beside those that are "
+            "tested on. Give the folder that the model was trained on, or leave out --bar."
+        )
+    photos = pool({name: task.images[split] for split, name in names.items()}, model, features)
+    photos = {name: replace(photos[name], labels=task.labels[split].numpy()) for split, name in names.items()}
+    (found,) = baselines(photos, task.table, [ESZSL])
+    return {"name": found.name, "photos": len(photos["train"].labels), **found.scores}
+
+
+def what_to_test(
     model: str, all_new: bool, accelerator: Accelerator, photos: str = "", data: str = "", **given: Any
-) -> tuple[Evaluation, dict]:
-    """The evaluation, and what was tested on. Raises ValueError unless either photos or a data set is given."""
+) -> tuple[DEDNForZeroShot, TestSet, dict]:
+    """Model, test set, and its description. Raises ValueError unless either photos or a data set is given."""
     if bool(photos) == bool(data):
         raise ValueError("Give a folder of photos to test on, or a data set with --data.")
-    if photos:
-        return test_photos(model, photos, accelerator, all_new=all_new, **given), {"photos": Path(photos).name}
-    return test_data(model, data, accelerator, **given)
-
-
-def test_photos(model: str, photos: str, accelerator: Accelerator, **given: Any) -> Evaluation:
-    """Own photos. Raises ValueError for an argument that belongs to benchmarks only."""
-    from dedn_hf.training.testing import evaluate_photos
+    if data:
+        return benchmark(model, data, accelerator, **given)
+    from dedn_hf.training.testing import model_and_photos
 
     for name in ("data_dir", "csv", "set", "split"):
         if name in given:
             raise ValueError(f"--{name.replace('_', '-')} belongs to --data. Leave it out.")
-    return evaluate_photos(model, photos, accelerator=accelerator, **{**given, **reading_of(given)})
+    found = model_and_photos(model, photos, accelerator, all_new=all_new, **{**given, **reading_of(given)})
+    return *found, {"photos": Path(photos).name}
 
 
-def test_data(
+def benchmark(
     model: str,
     data: str,
     accelerator: Accelerator,
@@ -98,21 +139,20 @@ def test_data(
     csv: str | None = None,
     set: list[str] = (),
     split: str = "test",
-    features: str | None = None,
-    **options: Any,
-) -> tuple[Evaluation, dict]:
+    **others: Any,
+) -> tuple[DEDNForZeroShot, TestSet, dict]:
     """A data set that `load` knows. Raises ValueError for an argument that belongs to own photos only."""
     import datasets
 
     from dedn_hf.publish.saved import load_model
     from dedn_hf.training.inputs import data_options
-    from dedn_hf.training.testing import evaluated, known_data
+    from dedn_hf.training.testing import known_data
 
-    for name in options.keys() - {"batch_size", "num_workers"}:
+    for name in others:
         raise ValueError(f"--{name.replace('_', '-')} belongs to a folder of photos, not to --data. Leave it out.")
     if not accelerator.is_main_process:
         datasets.disable_progress_bars()
     named = data_options(argparse.Namespace(data=data, data_dir=data_dir, csv=csv, set=set))
     loaded = load_model(model)
     chosen = known_data(loaded, named, accelerator, validation=split == "validation")
-    return evaluated(loaded, chosen, features, accelerator, **options), {"data": named, "split": split}
+    return loaded, chosen, {"data": named, "split": split}

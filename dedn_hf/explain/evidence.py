@@ -19,7 +19,7 @@ from PIL import Image
 from dedn_hf.explain.heat import Box, place_heat
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.pipeline_dedn import UNKNOWN
+from dedn_hf.modeling.pipeline_dedn import UNKNOWN, why_unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,7 +111,7 @@ class Evidence:
         class_directions: K x A, the normalised class attributes T. class_bias: K.
         region_maps: E x A x H x W, or None for a model without region attention.
         temperature: divides the logits before their softmax. min_confidence: the probability below which the answer is
-            'unknown'.
+            'unknown'; None: it never is. shows_none: whether the picture seems to show none of the classes.
         compared_classes: names of the class to explain and of the one to compare it with; None as in `compare`.
         attributes: names of the attributes to show heat maps of; empty: see `heat_map_attributes`.
         top_k: how many classes to report.
@@ -129,7 +129,8 @@ class Evidence:
     class_bias: np.ndarray
     region_maps: np.ndarray | None
     temperature: float = 1.0
-    min_confidence: float = 0.0
+    min_confidence: float | None = None
+    shows_none: bool = False
     compared_classes: tuple[str | None, str | None] = (None, None)
     attributes: tuple[str, ...] = ()
     top_k: int = 5
@@ -173,9 +174,13 @@ class Evidence:
         return descending_order(self.logits)
 
     @property
-    def unknown(self) -> bool:
-        """Whether even the best class has less than `min_confidence`."""
-        return bool(self.probabilities[self.ranking[0]] < self.min_confidence)
+    def unknown(self) -> str | None:
+        """The reason why the answer is 'unknown', if it is: 'not sure' or 'none of these'.
+
+        Corrections say that the picture does show one of the classes.
+        """
+        none = self.shows_none and not self.corrections
+        return why_unknown(self.probabilities[self.ranking[0]], none, self.min_confidence)
 
     @property
     def answer(self) -> str:

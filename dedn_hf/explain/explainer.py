@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,9 @@ def explain(
         attributes: names of attributes to show heat maps of; default: those found that decided most.
         top_k: how many classes to report, 1 or more.
         corrections: attribute name -> true value in the scale of the model's table, see `Explanation.correct`.
-        min_confidence: 0..1; below it, the answer is 'unknown'. precision: 0..1, in its place: the confidence is the
-            one that was chosen for this precision in training.
+        min_confidence: 0..1; below it, the answer is 'unknown', as it is for a picture of none of the classes, where
+            the model can tell. precision: 0..1, in its place: the confidence is the one that was chosen for this
+            precision in training.
 
     Raises:
         ValueError: an unknown class or attribute (similar names are suggested), a broken image, a precision that the
@@ -70,7 +72,7 @@ def explain(
     if region_maps is not None:
         region_maps = as_array(on_grid(model, region_maps[0]))
     weights = as_array(model.expert_weights(scores)[:, 0])
-    explanation = Explanation(
+    found = Explanation(
         picture=picture,
         crop=crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
         table=model.attribute_table,
@@ -86,9 +88,11 @@ def explain(
         attributes=tuple(dict.fromkeys(attributes)),
         top_k=top_k,
         origin=origin_of(model, image),
-    ).correct(corrections or {})
-    explanation.require_known_names()
-    return explanation
+    )
+    none = model.config.shows_none(found.logits.max(), np.linalg.norm(found.attribute_scores))
+    found = replace(found, shows_none=bool(none)).correct(corrections or {})
+    found.require_known_names()
+    return found
 
 
 def require_explainable(model: DEDNForZeroShot, top_k: int) -> None:

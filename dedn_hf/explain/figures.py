@@ -226,6 +226,27 @@ def figure_training(phases: Mapping[str, Sequence[dict]], chosen: Mapping[str, i
     return figure
 
 
+def figure_confidence(reliability: Sequence[Mapping], risk_coverage: Sequence[Mapping]) -> Figure:
+    """Whether answers are right as often as they are sure, and what is right among the surest.
+
+    Args:
+        reliability: as of `metrics.confidence.reliability`. risk_coverage: dicts of 'coverage' and 'accuracy', 0..1.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained", dpi=110)
+    left, right = figure.subplots(1, 2)
+    images = np.array([row["images"] for row in reliability])
+    left.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=1)
+    points = [[100 * row[name] for row in reliability] for name in ("confidence", "accuracy")]
+    left.scatter(*points, s=20 + 400 * images / images.sum(), color=BLUE, zorder=3)
+    right.plot(*([100 * point[name] for point in risk_coverage] for name in ("coverage", "accuracy")), color=BLUE)
+    for axes, across in ((left, "confidence, %"), (right, "the surest answers, % of all")):
+        axes.set(xlim=(0, 102), ylim=(0, 102))
+        axes.set_xlabel(across, fontsize=TEXT_SIZE)
+        axes.set_ylabel("right, %", fontsize=TEXT_SIZE)
+        keep_two_spines(axes)
+    return figure
+
+
 def figure_heat_maps(
     images: Sequence[np.ndarray],
     titles: Sequence[str],

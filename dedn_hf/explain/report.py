@@ -11,6 +11,7 @@ from PIL import Image
 
 from dedn_hf.explain.evidence import Comparison, Evidence, Trait, descending_order
 from dedn_hf.explain.names import spoken
+from dedn_hf.modeling.pipeline_dedn import NONE_OF_THESE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,9 @@ def question(explanation: Evidence, comparison: Comparison) -> str:
     titles, best = explanation.class_titles, explanation.ranking[0]
     news = best not in (comparison.one, explanation.uncorrected.ranking[0])
     answer = f"The answer is now {titles[best]}. " if news else ""
-    if explanation.unknown:
+    if explanation.unknown == NONE_OF_THESE:
+        answer = f"Unknown: the picture seems to show none of these classes; most like it is {titles[best]}. "
+    elif explanation.unknown:
         probability, needed = explanation.probabilities[best], explanation.min_confidence
         answer = f"Unknown: {titles[best]} has {probability:.1%}, and an answer needs {needed:.1%}. "
     other = "" if comparison.other is None else f", and not {titles[comparison.other]}"
@@ -183,8 +186,9 @@ def expert_sentences(explanation: Evidence, comparison: Comparison) -> list[str]
 ABOUT = {
     "image": "size of the upright original, pixels",
     "crop": "left, top, right, bottom of what the model saw, pixels of the original; beyond it: a black border",
-    "answer": "the best class, or unknown where its score is below min_confidence",
-    "min_confidence": "0..1, as asked for",
+    "answer": "the best class, or unknown where its score is below min_confidence, or the picture shows none of these",
+    "reason": "why it is unknown",
+    "min_confidence": "0..1, as asked for; null: the answer is never unknown",
     "classes": "the best, best first; score: 0..1, over all classes it sums to 1; seen: had photos in training",
     "comparison": "difference: logit of class minus logit of against == sum of the contributions + bias; "
     "contribution: what an attribute adds to it; experts: what it would add in each expert alone; bias: the part that "
@@ -208,6 +212,7 @@ def as_dict(explanation: Evidence) -> dict[str, Any]:
         "image": {"width": explanation.picture.width, "height": explanation.picture.height},
         "crop": list(explanation.crop),
         "answer": explanation.answer,
+        "reason": explanation.unknown,
         "min_confidence": explanation.min_confidence,
         "classes": best_classes(explanation),
         "comparison": comparison_as_dict(explanation, comparison),

@@ -13,6 +13,7 @@ from scipy.special import log_softmax, softmax
 BINS = 15  # of the confidence, as in Guo et al.
 PRECISIONS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99)
 FEWEST_ANSWERS = 20
+SHOWN = 0.95  # share of the images of known classes that are taken for such
 
 
 def expected_calibration_error(probabilities: ArrayLike, labels: ArrayLike, bins: int = BINS) -> float:
@@ -162,3 +163,30 @@ def choose_thresholds(
         if len(reached):
             pairs.append([precision, float(ordered[reached[-1]])])
     return pairs or None
+
+
+def choose_none_of_these(
+    best_logits: ArrayLike, lengths: ArrayLike, weights: ArrayLike | None = None
+) -> list[float] | None:
+    """[weight, least]: an image whose best logit plus the weight times the length of its attribute scores is less
+    than the least shows none of the classes. `SHOWN` of these images, which all show one, have more.
+
+    Both parts count the same: the weight is the ratio of their standard deviations; 0 where all lengths are the same.
+
+    Args:
+        best_logits: B, of the class that wins. lengths: B. weights: B; default, all alike.
+
+    Returns:
+        None for fewer than `FEWEST_ANSWERS` images.
+    """
+    best_logits, lengths = np.asarray(best_logits, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    if len(best_logits) < FEWEST_ANSWERS:
+        return None
+    weights = np.ones(len(lengths)) if weights is None else np.asarray(weights, dtype=np.float64)
+    varied = lengths.std() > 1e-3 * lengths.mean()  # cosine logits: but for rounding, all have the same length
+    weight = best_logits.std() / lengths.std() if varied else 0.0
+    evidence = best_logits + weight * lengths
+    order = np.argsort(evidence)
+    below = np.cumsum(weights[order]) - weights[order]
+    place = np.searchsorted(below, (1 - SHOWN) * weights.sum(), side="right") - 1
+    return [float(weight), float(evidence[order][place])]

@@ -26,7 +26,7 @@ from PIL import Image
 
 from dedn_hf.data.benchmarks import BENCHMARKS, attribute_table
 from dedn_hf.data.loading import BUILDERS, builder_class
-from dedn_hf.explain.figures import figure_training
+from dedn_hf.explain.figures import figure_confidence, figure_training
 from dedn_hf.metrics.scores import NOT_TESTED, SCORES, percent
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.saving import (
@@ -43,14 +43,16 @@ from dedn_hf.modeling.saving import (
 
 SELECTION, TRAINING = "Selection (accuracies: validation splits)", "Training (accuracies: test splits)"
 NOT_RECORDED = "not recorded"
+CONFIDENCE_PICTURE = "confidence.png"
 SPLITS = {"T1": "test_unseen", "U": "test_unseen", "S": "test_seen"}  # that a score is measured on; others: both
 
 
 class Pictures(NamedTuple):
-    """File names of the pictures beside a card; `example` is None where there is none."""
+    """File names of the pictures beside a card; None where there is none."""
 
     training: str
     example: str | None = None
+    confidence: str | None = None
 
 
 # Files --------------------------------------------------------------------------------------------------------------
@@ -88,12 +90,20 @@ def write_card(
     prefix = f"{path.stem}-" if path.suffix == ".md" else ""
     table = AttributeTable.load(path) if (path / "attributes.csv").is_file() else None
     picture = draw_example(records[0]) if example is None else Image.open(example).convert("RGB")
-    pictures = Pictures(f"{prefix}training.png", f"{prefix}example.png" if picture else None)
+    confidence = records[0].get("confidence")
+    pictures = Pictures(
+        f"{prefix}training.png",
+        f"{prefix}example.png" if picture else None,
+        f"{prefix}{CONFIDENCE_PICTURE}" if confidence else None,
+    )
     name = name or (path.stem if prefix else path.resolve().name)
     card = model_card(records, name, pictures, license, model_id, table)
     card_file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(card_file.parent / pictures.training) as unfinished:
         draw_training(records[0]).savefig(unfinished)
+    if confidence:
+        with whole_file(card_file.parent / pictures.confidence) as unfinished:
+            figure_confidence(confidence["reliability"], confidence["risk_coverage"]).savefig(unfinished)
     if picture:
         with whole_file(card_file.parent / pictures.example) as unfinished:
             picture.save(unfinished)
@@ -158,7 +168,7 @@ def model_card(
         scores=scores_in(records),
         results=result_rows(records),
         accuracies=[accuracy for accuracy in accuracies if accuracy is not None],
-        picture=pictures.training,
+        pictures=pictures,
         usage=usage(table, model_id, takes_images),
         data=described_data(record),
         config=model_config(record),
@@ -322,7 +332,7 @@ def model_config(record: dict) -> dict:
 
 def recipe(record: dict) -> dict:
     """The configuration without what each seed chooses on held-out classes."""
-    chosen = ("calibration_bias", "temperature", "precision_thresholds")
+    chosen = ("calibration_bias", "temperature", "precision_thresholds", "none_of_these")
     return {key: value for key, value in model_config(record).items() if key not in chosen}
 
 

@@ -34,7 +34,8 @@ EXPLAINED = {
     "AUSUC": "area under the curve of U over S: how well both go together",
 }
 SHARES = {0.25: "quarter", 0.5: "half", 1.0: "whole"}  # of the answers, the surest first
-SHOWN_CLASSES, SHOWN_MISTAKES, CURVE_POINTS = 10, 20, 200
+SHOWN_CLASSES, SHOWN_MISTAKES = 10, 20
+CURVE_POINTS, RECORDED_POINTS = 200, 50
 
 
 @dataclass
@@ -44,8 +45,10 @@ class Evaluation:
     Args:
         table: the K classes that competed; a class is *seen* if the model was trained on photos of it.
         logits: N x K. probabilities: N x K. labels: N. files: names of the N photos.
-        thresholds: precision -> confidence from which on answers have it, as estimated in training.
-        notes: what to know about the photos, one sentence each.
+        thresholds: precision -> confidence from which on answers have it, as estimated in training. shows_none: N
+            bool, which photos are taken for pictures of something else; None: the model cannot tell.
+        notes: what to know about the photos, one sentence each. bar: of a simple classifier that the model should
+            beat, the name, the number of photos it was trained on, and T1, U, S, H, AUSUC.
     """
 
     table: AttributeTable
@@ -55,6 +58,8 @@ class Evaluation:
     files: Sequence[str]
     thresholds: dict[float, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    shows_none: np.ndarray | None = None
+    bar: dict[str, Any] | None = None
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -125,7 +130,14 @@ class Evaluation:
                 for i in kept
             ],
             "precision": [self._answered(*pair) for pair in sorted(self.thresholds.items())],
+            "taken_for_none": None if self.shows_none is None else float(self.shows_none.mean()),
         }
+
+    def confidence_record(self) -> dict[str, Any]:
+        """`confidence` for run.json, with fewer points of the curve, and in words."""
+        found = self.confidence()
+        thinned = found["risk_coverage"][:: CURVE_POINTS // RECORDED_POINTS]
+        return {**found, "risk_coverage": thinned, "sentences": self.confidence_sentences()}
 
     def _answered(self, precision: float, threshold: float) -> dict[str, float | None]:
         answered, right = answered_above(self.probabilities, self.labels, threshold)
@@ -154,6 +166,7 @@ class Evaluation:
             "photos": self.photos,
             "results": self.scores,
             "chance": self.chance(),
+            "bar": self.bar,
             "accuracy_of_class": {row["name"]: row["accuracy"] for row in classes if row["photos"]},
             "classes": classes,
             "confidence": self.confidence(),
@@ -162,12 +175,27 @@ class Evaluation:
 
     def to_text(self) -> str:
         """One screen."""
-        lines = [self.summary(), *self.notes, "", f"{'':7}{'right, %':>10}{'by chance':>12}"]
-        for name, guess in self.chance().items():
-            guessed = "" if guess is None else percent(guess)
-            lines.append(f"{name:7}{percent(self.scores[name]):>10}{guessed:>12}   {EXPLAINED[name]}")
+        others = {"by chance": self.chance(), **({self.bar["name"]: self.bar} if self.bar else {})}
+        heads = ("", *(f"{head:>12}" for head in ("right, %", *others)))
+        lines = [self.summary(), *self.notes, "", f"{'':5}{''.join(heads)}"]
+        for name in SCORES:
+            scores = [percent(self.scores[name]), *(self._reported(of[name]) for of in others.values())]
+            lines.append(f"{name:5}{''.join(f'{score:>12}' for score in scores)}   {EXPLAINED[name]}")
+        if self.bar:
+            lines.append(self.bar_sentence())
         lines += ["", *self.confidence_sentences(), "", *self._class_lines()]
         return "\n".join(lines)
+
+    @staticmethod
+    def _reported(score: float | None) -> str:
+        return "" if score is None else percent(score)
+
+    def bar_sentence(self) -> str:
+        """What the bar to beat is."""
+        return (
+            f"{self.bar['name']} is the bar to beat: a closed-form probe on the same features, trained on the "
+            f"{self.bar['photos']:,} photos here that are not tested on."
+        )
 
     def summary(self) -> str:
         """How many photos of how many classes were tested, among how many."""
@@ -200,6 +228,11 @@ class Evaluation:
                     f"With {asked} {_percent(row['answered'])} of the photos get an answer, and "
                     f"{_percent(row['right'])} of these are right; the others are 'unknown'."
                 )
+        if found["taken_for_none"] is not None:
+            sentences.append(
+                f"{_percent(found['taken_for_none'])} of these photos would be taken for pictures of none of the "
+                "classes, wrongly."
+            )
         return sentences
 
     def _class_lines(self) -> list[str]:
@@ -224,7 +257,11 @@ class Evaluation:
             found,
             title=title,
             summary=self.summary(),
-            scores=[(name, self.scores[name], found["chance"][name], EXPLAINED[name]) for name in SCORES],
+            scores=[
+                (name, self.scores[name], found["chance"][name], (self.bar or {}).get(name), EXPLAINED[name])
+                for name in SCORES
+            ],
+            bar_sentence=self.bar and self.bar_sentence(),
             sentences=self.confidence_sentences(),
             names=[spoken_class(self.table.class_names[k]) for k in order],
             seen_count=int(self.table.seen.sum()),

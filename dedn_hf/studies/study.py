@@ -371,8 +371,8 @@ def predict(training: Training, experiment: Experiment, settings: TrainingSettin
     for file, options in training.predictions.items():
         for name, value in options.items():
             setattr(model.config, name, value)
-        _, logits, labels = evaluate(model, inputs, table.seen, accelerator)
+        _, found = evaluate(model, inputs, table.seen, accelerator)
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial.npz")
-        np.savez(partial, logits=logits, labels=labels, seen=table.seen)
+        np.savez(partial, logits=found.logits, labels=found.labels, seen=table.seen)
         partial.replace(file)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +16,22 @@ from dedn_hf.data.processor import keep_freed_memory
 from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import outlive_signals
 from dedn_hf.metrics.scores import gzsl_scores
+from dedn_hf.publish.evaluation import Evaluation
 
 if TYPE_CHECKING:
     from dedn_hf.data.tasks import Inputs
+    from dedn_hf.modeling.attribute_table import AttributeTable
+    from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+PRECISIONS = (0.9, 0.95)  # that are reported, where the model has a threshold for them
+
+
+class Predictions(NamedTuple):
+    """Of N images: logits, N x K; labels, N; lengths of their attribute scores, N."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    lengths: np.ndarray
 
 
 class _Joined(ConcatDataset):
@@ -40,15 +54,12 @@ class _Joined(ConcatDataset):
 @torch.no_grad()
 def predict(
     model: torch.nn.Module, data: Dataset, accelerator: Accelerator, batch_size: int = 64, num_workers: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels of every image, in order, whatever the number of processes.
+) -> Predictions:
+    """What the model says of every image, in order, whatever the number of processes.
 
     Args:
         model: prepared or not; it computes in the precision of `accelerator`. data: gives batches by `__getitems__`,
             with `labels`.
-
-    Returns:
-        N x K float32 and N.
     """
     keep_freed_memory()
     loader = loader_of(data, batch_size, num_workers)
@@ -56,16 +67,16 @@ def predict(
     loader = prepare_data_loader(loader, accelerator.device, put_on_device=True)
     was_training = model.training
     model.eval()
-    logits, labels = [], []
+    gathered = []
     for batch in loader:
         target = batch.pop("labels")
         with accelerator.autocast():  # a prepared model does it itself, but not the average of its weights
             output = model(**batch)
-        gathered = accelerator.gather_for_metrics((output.logits.float().contiguous(), target))
-        logits.append(gathered[0].cpu())
-        labels.append(gathered[1].cpu())
+        lengths = output.attribute_scores.float().norm(dim=1)
+        found = accelerator.gather_for_metrics((output.logits.float().contiguous(), target, lengths))
+        gathered.append([part.cpu() for part in found])
     model.train(was_training)
-    return torch.cat(logits).numpy(), torch.cat(labels).numpy()
+    return Predictions(*(torch.cat(parts).numpy() for parts in zip(*gathered, strict=True)))
 
 
 def loader_of(data: Dataset, batch_size: int = 64, num_workers: int = 0) -> DataLoader:
@@ -77,15 +88,38 @@ def loader_of(data: Dataset, batch_size: int = 64, num_workers: int = 0) -> Data
 
 def evaluate(
     model: torch.nn.Module, inputs: Inputs, seen: Sequence[bool], accelerator: Accelerator | None = None, **options
-) -> tuple[dict, np.ndarray, np.ndarray]:
+) -> tuple[dict, Predictions]:
     """T1, U, S, H, AUSUC (each 0..1) and per-class accuracies on the splits 'seen' and 'unseen'.
 
     Args:
         inputs: `Task.cached(...)` or `Task.decoded(...)`. seen: K bool. options: as `predict`.
 
     Returns:
-        The scores, and the logits (N x K) and labels (N) behind them.
+        The scores, and the predictions behind them.
     """
     data = _Joined([inputs("seen"), inputs("unseen")])
-    logits, labels = predict(model, data, accelerator or Accelerator(), **options)
-    return gzsl_scores(logits, labels, np.asarray(seen)), logits, labels
+    found = predict(model, data, accelerator or Accelerator(), **options)
+    return gzsl_scores(found.logits, found.labels, np.asarray(seen)), found
+
+
+def evaluation_of(
+    model: DEDNForZeroShot,
+    table: AttributeTable,
+    found: Predictions,
+    files: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """The report on what a model said of photos. table: the K classes. files: names of the photos."""
+    probabilities = model.probabilities(torch.from_numpy(found.logits)).numpy()
+    none = model.config.none_of_these and model.config.shows_none(found.logits.max(axis=1), found.lengths)
+    numbers = (found.logits, probabilities, found.labels, files, thresholds_of(model))
+    return Evaluation(table, *numbers, notes=list(notes), shows_none=none)
+
+
+def thresholds_of(model: DEDNForZeroShot) -> dict[float, float]:
+    """Precision -> lowest confidence that promises it, of those in `PRECISIONS` that the model can promise."""
+    found = {}
+    for precision in PRECISIONS:
+        with suppress(ValueError):
+            found[precision] = model.config.probability_for(precision)
+    return found

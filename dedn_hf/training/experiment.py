@@ -31,6 +31,7 @@ from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
 from dedn_hf.publish.card import write_card
 from dedn_hf.training.continuing import started
 from dedn_hf.training.distributed import require_supported, save_model
+from dedn_hf.training.evaluation import evaluate, evaluation_of
 from dedn_hf.training.loop import fit
 from dedn_hf.training.output_folder import CHECKPOINTS, RUN_FILE, sole_use, write_json
 from dedn_hf.training.pooled import fit_pooled_expert
@@ -47,6 +48,7 @@ from dedn_hf.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
+    from dedn_hf.training.evaluation import Predictions
 
 logger = logging.getLogger(__name__)
 
@@ -179,11 +181,15 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     if settings.calibrate:
         model.config.temperature = selected.temperature
         model.config.precision_thresholds = selected.precision_thresholds
+        model.config.none_of_these = selected.none_of_these
     caches = open_caches(experiment, model, settings, accelerator)
 
-    def save(evaluated: torch.nn.Module, epoch: dict, _predictions: tuple) -> None:
+    tested: list[Predictions] = []
+
+    def save(evaluated: torch.nn.Module, epoch: dict, predictions: Predictions) -> None:
         if epoch["best_so_far"] or not choosing:
             save_model(evaluated, output, accelerator)
+            tested[:] = [predictions]
 
     final = settings if choosing else replace(settings, evaluate_every=settings.epochs)
     learn_pooled_expert(model, task, settings, caches, accelerator)
@@ -193,6 +199,10 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     chosen = progress.best() if choosing else progress.epochs[-1]
     record.update(selection=selected.record, results=chosen, history=progress.epochs)
     record.update(calibration_bias=model.config.calibration_bias)
+    if not tested:  # a run that was stopped after the last test
+        saved = DEDNForZeroShot.from_pretrained(output).to(accelerator.device)
+        tested.append(evaluate(saved, inputs, table.seen, accelerator, num_workers=settings.num_workers)[1])
+    record["confidence"] = evaluation_of(model, table, tested[0]).confidence_record()
     record.update(surroundings(accelerator), time=stopwatch.record, settings=settings.to_dict())
     record.update(experiment=experiment.describe, cached_features=bool(caches))
     record["feature_precision"] = caches[0].identity["precision"] if caches else None

@@ -88,14 +88,14 @@ def fit(
                     stop.leave()
             record = {"epoch": epoch, "loss": training.mean_loss(progress)}
             if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
-                scores, logits, labels = evaluate(
+                scores, found = evaluate(
                     training.evaluated, inputs, task.table.seen, accelerator, num_workers=settings.num_workers
                 )
                 if rescore:
-                    scores = rescore(scores, logits, labels)
+                    scores = rescore(scores, found.logits, found.labels)
                 record.update(scores, best_so_far=(scores["H"] or 0.0) > progress.highest())
                 if on_evaluation:
-                    on_evaluation(training.evaluated, record, (logits, labels))
+                    on_evaluation(training.evaluated, record, found)
             progress = Progress([*progress.epochs, record])
             report(accelerator, settings, task, record, bar is not tqdm)
             stopping = stop.wanted(at_once=True)

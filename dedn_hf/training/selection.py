@@ -1,4 +1,4 @@
-"""What is chosen on held-out seen classes: epoch, constant on unseen logits, temperature, thresholds of confidence."""
+"""What is chosen on held-out seen classes: epoch, constant on unseen logits, temperature, thresholds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from scipy.special import softmax
 
-from dedn_hf.metrics.confidence import answers, choose_temperature, choose_thresholds
+from dedn_hf.metrics.confidence import answers, choose_none_of_these, choose_temperature, choose_thresholds
 from dedn_hf.metrics.scores import calibrate, calibrate_over, gzsl_scores, harmonic_mean
 from dedn_hf.training.loop import fit
 from dedn_hf.training.output_folder import CHECKPOINTS
@@ -22,6 +22,7 @@ from dedn_hf.training.output_folder import CHECKPOINTS
 if TYPE_CHECKING:
     from dedn_hf.data.tasks import Inputs, Task
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+    from dedn_hf.training.evaluation import Predictions
     from dedn_hf.training.settings import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class Selection:
 
     Args:
         epoch: how long to train. record: for run.json. bias: constant for unseen logits, on top of what there is.
-        temperature, precision_thresholds: for the model's configuration.
+        temperature, precision_thresholds, none_of_these: for the model's configuration.
     """
 
     epoch: int
@@ -45,18 +46,20 @@ class Selection:
     bias: float = 0.0
     temperature: float = 1.0
     precision_thresholds: list | None = None
+    none_of_these: list | None = None
 
 
 @dataclass
-class Predictions:
-    """Of one fold at one epoch: logits N x K, labels N, and seen, K bool."""
+class Fold:
+    """Of one fold at one epoch: logits N x K, labels N, seen, K bool, and N lengths of attribute scores."""
 
     logits: np.ndarray
     labels: np.ndarray
     seen: np.ndarray
+    lengths: np.ndarray
 
     def __iter__(self):
-        return iter((self.logits, self.labels, self.seen))
+        return iter((self.logits, self.labels, self.seen))  # as `metrics.scores` takes them
 
     def class_weights(self) -> np.ndarray:
         """N; every class counts the same, as it does in T1, U and S."""
@@ -86,10 +89,10 @@ def select(
     for task, folder in zip(tasks, files, strict=True):
         model, inputs = prepare(task)
 
-        def keep(_model: torch.nn.Module, epoch: dict, predictions: tuple, folder: Path = folder) -> None:
+        def keep(_model: torch.nn.Module, epoch: dict, predictions: Predictions, folder: Path = folder) -> None:
             if settings.calibrate and accelerator.is_main_process:
                 folder.mkdir(parents=True, exist_ok=True)
-                np.savez(folder / f"{epoch['epoch']}.npz", logits=predictions[0], labels=predictions[1])
+                np.savez(folder / f"{epoch['epoch']}.npz", **predictions._asdict())
 
         def calibrated(scores: dict, logits: np.ndarray, labels: np.ndarray, seen=task.table.seen) -> dict:
             return calibrated_scores(scores, logits, labels, seen) if settings.calibrate else scores
@@ -128,12 +131,12 @@ def calibrated_scores(scores: dict, logits: np.ndarray, labels: np.ndarray, seen
     return {**scores, **better, "H_uncalibrated": scores["H"], "calibration_bias": bias}
 
 
-def read_predictions(folders: Sequence[Path], tasks: Sequence[Task], epoch: int) -> list[Predictions]:
+def read_predictions(folders: Sequence[Path], tasks: Sequence[Task], epoch: int) -> list[Fold]:
     """What every fold's model said at an epoch."""
     found = []
     for folder, task in zip(folders, tasks, strict=True):
         with np.load(folder / f"{epoch}.npz", allow_pickle=False) as file:
-            found.append(Predictions(file["logits"], file["labels"], task.table.seen))
+            found.append(Fold(file["logits"], file["labels"], task.table.seen, file["lengths"]))
     return found
 
 
@@ -179,8 +182,8 @@ def held_out_classes(task: Task) -> list[str]:
     return [name for name, seen in zip(task.table.class_names, task.table.seen, strict=True) if not seen]
 
 
-def choose_confidence(folds: Sequence[Predictions], bias: float) -> dict:
-    """The temperature, and the confidence that each precision needs, over the answers of all folds."""
+def choose_confidence(folds: Sequence[Fold], bias: float) -> dict:
+    """Temperature, the confidence that each precision needs, and what tells other pictures, over all folds."""
     weights = np.concatenate([fold.class_weights() for fold in folds])
     shifted = [fold.logits + bias * ~fold.seen for fold in folds]
     width = max(logits.shape[1] for logits in shifted)
@@ -189,7 +192,12 @@ def choose_confidence(folds: Sequence[Predictions], bias: float) -> dict:
     logits, labels = np.concatenate(padded), np.concatenate([fold.labels for fold in folds])
     temperature = choose_temperature(logits, labels, weights)
     confidences, right = answers(softmax(logits / temperature, axis=1), labels)
-    return {"temperature": temperature, "precision_thresholds": choose_thresholds(confidences, right, weights)}
+    lengths = np.concatenate([fold.lengths for fold in folds])
+    return {
+        "temperature": temperature,
+        "precision_thresholds": choose_thresholds(confidences, right, weights),
+        "none_of_these": choose_none_of_these(logits.max(axis=1), lengths, weights),
+    }
 
 
 def warn_of_few_classes(tasks: Sequence[Task], settings: TrainingSettings) -> None:

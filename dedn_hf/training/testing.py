@@ -6,13 +6,11 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -24,15 +22,13 @@ from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 from dedn_hf.publish.evaluation import Evaluation
 from dedn_hf.publish.saved import load_model, saved_file, saved_table
-from dedn_hf.training.evaluation import evaluate
+from dedn_hf.training.evaluation import evaluate, evaluation_of
 from dedn_hf.training.inputs import Load, inputs_from, require_same_classes
 from dedn_hf.training.output_folder import RUN_FILE
 from dedn_hf.training.record import data_fingerprint
 from dedn_hf.traits import read_traits
 
 logger = logging.getLogger(__name__)
-
-PRECISIONS = (0.9, 0.95)  # that are reported, where the model has a threshold for them
 
 
 @dataclass
@@ -72,16 +68,29 @@ def evaluate_photos(
     Raises:
         ValueError: no such model, no photo to test on, a table that does not fit. FileNotFoundError: no such folder.
     """
-    accelerator, loaded = accelerator or Accelerator(), load_model(str(model))
+    accelerator = accelerator or Accelerator()
+    loaded, chosen = model_and_photos(model, photos, accelerator, traits, names, all_new, **reading)
+    return evaluated(loaded, chosen, features, accelerator, batch_size, num_workers)
+
+
+def model_and_photos(
+    model: str | os.PathLike,
+    photos: str | os.PathLike,
+    accelerator: Accelerator,
+    traits: str | Path | None = None,
+    names: str | Path | Mapping[str, str] | None = None,
+    all_new: bool = False,
+    **reading: Any,
+) -> tuple[DEDNForZeroShot, TestSet]:
+    """The model, with the classes that compete, and what to test it on; arguments and errors as `evaluate_photos`."""
+    loaded = load_model(str(model))
     if not accelerator.is_main_process:
         datasets.disable_progress_bars()
     if (Path(photos) / RECORD_FILE).is_file():
-        chosen = known_data(loaded, {"name": photos}, accelerator)
-    else:
-        table = saved_table(str(model), loaded) if traits is None else described_table(loaded, traits, **reading)
-        loaded.set_classes(table)
-        chosen = own_photos(str(model), table, photos, names, all_new, accelerator)
-    return evaluated(loaded, chosen, features, accelerator, batch_size, num_workers)
+        return loaded, known_data(loaded, {"name": photos}, accelerator)
+    table = saved_table(str(model), loaded) if traits is None else described_table(loaded, traits, **reading)
+    loaded.set_classes(table)
+    return loaded, own_photos(str(model), table, photos, names, all_new, accelerator)
 
 
 def evaluated(
@@ -96,19 +105,9 @@ def evaluated(
     task = chosen.task
     inputs = inputs_from(model, task, chosen.load, features, accelerator, num_workers)
     options = {"batch_size": batch_size, "num_workers": num_workers}
-    _, logits, labels = evaluate(model.to(accelerator.device), inputs, task.table.seen, accelerator, **options)
-    probabilities = model.probabilities(torch.from_numpy(logits)).numpy()
+    _, found = evaluate(model.to(accelerator.device), inputs, task.table.seen, accelerator, **options)
     files = [file for split in ("seen", "unseen") for file in task.images[split]["file"][:]]
-    return Evaluation(task.table, logits, probabilities, labels, files, thresholds_of(model), chosen.notes)
-
-
-def thresholds_of(model: DEDNForZeroShot) -> dict[float, float]:
-    """Precision -> lowest confidence that promises it, of those in `PRECISIONS` that the model can promise."""
-    found = {}
-    for precision in PRECISIONS:
-        with suppress(ValueError):
-            found[precision] = model.config.probability_for(precision)
-    return found
+    return evaluation_of(model, task.table, found, files, chosen.notes)
 
 
 # What to test on -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 import gradio as gr
 import scoring
 import views
-from scoring import AVERAGE, NOTHING, PhotoScores
+from scoring import AVERAGE, NEVER, NONE_OF_THESE, NOTHING, PhotoScores
 from transformers import PreTrainedModel
 
 HERE = Path(__file__).parent
@@ -92,14 +92,14 @@ class Page:
         chosen: list[str],
         settings: dict,
         other: int,
-        least: float = 0.0,
+        least: float | None = NEVER,
     ) -> tuple[str, str, str, str]:
         """For a photo and a description: the ranking, what decided, a note on the new class, and its JSON.
 
         Args:
             name: of the new class. start: what its description starts from: AVERAGE, NOTHING or a class. chosen: the
                 traits that differ from that. settings: trait -> position of its control. other: the class to compare
-                the best one with, or RUNNER_UP. least: the probability below which the answer is unknown.
+                the best one with, or RUNNER_UP. least: the probability below which the answer is unknown, or NEVER.
         """
         table, note = self.candidates(name, start, chosen, settings)
         described = len(table) > len(self.table)
@@ -111,11 +111,19 @@ class Page:
         if described:
             note = views.place(table, order, scores)
         return (
-            views.ranking(table, order, scores, len(self.table), least or 0.0),
+            views.ranking(table, order, scores, len(self.table), self.unknown(photo_scores, logits, least)),
             self.why(photo_scores, table, order, other),
             note,
             copied,
         )
+
+    def unknown(self, photo_scores: PhotoScores, logits, least: float | None) -> str:
+        """Why there is no answer; '' where there is one."""
+        least = NEVER if least is None else least
+        reason = scoring.why_unknown(self.model, photo_scores, logits, least)
+        if reason == NONE_OF_THESE:
+            return "the photo seems to show none of these classes"
+        return reason and f"an answer needs {least:.1%}"
 
     def candidates(self, name: str, start: int, chosen: list[str], settings: dict) -> tuple:
         """The model's classes, with the new one if it is described, and a note about it."""
@@ -165,7 +173,10 @@ class Page:
             return [], gr.update(visible=False), gr.update(visible=False)
         name, start, chosen, settings, _, least = form
         table, _ = self.candidates(name, start, chosen, settings)
-        rows = [scoring.answer_row(self.model, table, path, least or 0.0) for path in paths[:MOST_PHOTOS]]
+        rows = [
+            scoring.answer_row(self.model, table, path, NEVER if least is None else least)
+            for path in paths[:MOST_PHOTOS]
+        ]
         file = scoring.write_answers(rows, Path(paths[0]).with_name("answers.csv"))  # deleted with the photos
         return (
             [[row[column] for column in scoring.ANSWER_COLUMNS] for row in rows],
@@ -193,6 +204,9 @@ class Page:
                         self.build_new_class()
                 with gr.Tab("Several photos"):
                     self.build_several()
+                if measured := scoring.confidence_of(self.source):
+                    with gr.Tab("Confidence"):
+                        build_confidence(measured)
             self.connect()
         return page
 
@@ -218,7 +232,7 @@ class Page:
         self.ranking = gr.HTML(views.hint(NO_PHOTO), elem_id="ranking")
         self.reasons = gr.HTML(elem_id="reasons")
         self.least = gr.Dropdown(
-            confidences(self.model.config), value=0.0, label="Say unknown, unless", elem_id="least"
+            confidences(self.model.config), value=NEVER, label="Say unknown, unless", elem_id="least"
         )
         rivals = [("the runner-up", RUNNER_UP), *self.classes(), ("your new class", len(self.table))]
         self.other = gr.Dropdown(rivals, value=RUNNER_UP, label="Compare the best class with", elem_id="other")
@@ -317,13 +331,32 @@ class Page:
                     part.input(partial(self.control_moved, trait), inputs, outputs, **no_spinner)
 
 
+def build_confidence(measured: dict) -> None:
+    """What the training measured of the confidence, in words and as a diagram."""
+    gr.HTML(views.confidence(measured["sentences"]))
+    if measured["picture"]:
+        gr.Image(
+            measured["picture"],
+            interactive=False,
+            buttons=[],
+            show_label=False,
+            alt_text=views.DIAGRAM,
+            elem_id="trust",
+        )
+
+
 def confidences(config) -> list[tuple[str, float]]:
-    """Choices of a dropdown: below which probability the answer is unknown."""
+    """Choices of a dropdown: below which probability the answer is unknown. With 0, it is for pictures of none."""
     chosen = [
         (f"answers are right in {precision:.0%}, as estimated", threshold)
         for precision, threshold in config.precision_thresholds or ()
     ]
-    return [("never", 0.0), *(chosen or [(f"the best class has {share:.0%}", share) for share in (0.5, 0.8, 0.95)])]
+    none = [("the photo shows one of the classes", 0.0)] if getattr(config, "none_of_these", None) else []
+    return [
+        ("never", NEVER),
+        *none,
+        *(chosen or [(f"the best class has {share:.0%}", share) for share in (0.5, 0.8, 0.95)]),
+    ]
 
 
 def example_pictures(folder: Path | None) -> list[Path]:

@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotImageClassification, PreTrainedModel
 from transformers.image_utils import load_image
+from transformers.utils import cached_file
 
 VERMILLION = np.array([213, 94, 0]) / 255  # of Okabe and Ito's palette, told apart with any colour vision
-UNKNOWN = "unknown"
-ANSWER_COLUMNS = ("file", "answer", "confidence", "guess", "second", "second_confidence", "error")
+UNKNOWN, NOT_SURE, NONE_OF_THESE = "unknown", "not sure", "none of these"
+NEVER = -1.0  # the probability below which the answer is unknown: none is
+ANSWER_COLUMNS = ("file", "answer", "confidence", "guess", "reason", "second", "second_confidence", "error")
 AVERAGE, NOTHING = -1, -2  # what a description starts from, or else the index of a class
 
 
@@ -88,17 +90,30 @@ def probabilities(model: PreTrainedModel, logits: np.ndarray) -> np.ndarray:
     return model.probabilities(torch.from_numpy(logits)[None])[0].numpy()
 
 
+def why_unknown(model: PreTrainedModel, photo_scores: PhotoScores, logits: np.ndarray, least: float) -> str:
+    """The reason why the answer is unknown; '' where it is given. least: the lowest probability, or NEVER."""
+    if least == NEVER:
+        return ""
+    if getattr(model.config, "none_of_these", None):
+        length = photo_scores.attribute_scores[0].float().norm().item()
+        if model.config.shows_none(float(logits.max()), length):
+            return NONE_OF_THESE
+    return NOT_SURE if probabilities(model, logits).max() < least else ""
+
+
 def answer_row(model: PreTrainedModel, table, path: str, least: float) -> dict:
     """What the model says of a photo, by `ANSWER_COLUMNS`. Where no class has the probability `least`: 'unknown'."""
     row = dict.fromkeys(ANSWER_COLUMNS, "") | {"file": Path(path).name}
     try:
-        scores = probabilities(model, class_logits(model, score_photo(model, open_photo(path)), table))
+        photo_scores = score_photo(model, open_photo(path))
     except ValueError as error:
         return row | {"error": str(error)}
+    logits = class_logits(model, photo_scores, table)
+    scores = probabilities(model, logits)
     best, *others = (-scores).argsort(kind="stable").tolist()
     row |= {"answer": table.class_names[best], "confidence": round(float(scores[best]), 4)}
-    if scores[best] < least:
-        row |= {"answer": UNKNOWN, "guess": table.class_names[best]}
+    if reason := why_unknown(model, photo_scores, logits, least):
+        row |= {"answer": UNKNOWN, "guess": table.class_names[best], "reason": reason}
     if others:
         row |= {"second": table.class_names[others[0]], "second_confidence": round(float(scores[others[0]]), 4)}
     return row
@@ -111,6 +126,20 @@ def write_answers(rows: list[dict], path: Path) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return str(path)
+
+
+def confidence_of(source: str) -> dict | None:
+    """What the training of a model measured of its confidence, with 'picture', the path of a diagram; None: nothing.
+
+    source: folder, or Hub id, of which two files are fetched.
+    """
+    options = {f"_raise_exceptions_for_{problem}": False for problem in ("missing_entries", "connection_errors")}
+    try:
+        record, picture = (cached_file(source, name, **options) for name in ("run.json", "confidence.png"))
+    except OSError:
+        return None
+    found = json.loads(Path(record).read_text(encoding="utf-8")).get("confidence") if record else None
+    return found and {**found, "picture": picture}
 
 
 @torch.no_grad()

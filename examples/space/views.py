@@ -46,10 +46,10 @@ def heading(source: str, table) -> str:
     )
 
 
-def ranking(table, order: Sequence[int], scores: np.ndarray, new: int, least: float = 0.0) -> str:
+def ranking(table, order: Sequence[int], scores: np.ndarray, new: int, unknown: str = "") -> str:
     """The best classes and their probabilities, and the new one (index `new`) wherever it stands.
 
-    Where even the best has less than `least`, the answer above them is 'unknown'.
+    unknown: why there is no answer, if there is none.
     """
     rows = []
     for place, k in enumerate(order, start=1):
@@ -60,10 +60,24 @@ def ranking(table, order: Sequence[int], scores: np.ndarray, new: int, least: fl
                 f'{mark and f"<span class=mark>{mark}</span>"}<span class="number">{scores[k]:.1%}</span>'
                 f'<span class="bar" aria-hidden="true"><i style="width:{scores[k]:.1%}"></i></span></li>'
             )
-    unsure = scores[order[0]] < least
-    answer = f'<p class="unknown" role="status"><b>Unknown</b>: an answer needs {least:.1%}.</p>' if unsure else ""
+    answer = f'<p class="unknown" role="status"><b>Unknown</b>: {escape(unknown)}.</p>' if unknown else ""
     note = '<p class="hint"><span class="mark">described</span> no photo of this class in training</p>'
     return f'{answer}<ol class="ranking">{"".join(rows)}</ol>{note}'
+
+
+DIAGRAM = (
+    "Left: accuracy of answers by their confidence. Right: accuracy of the surest answers. The text has the numbers."
+)
+
+
+def confidence(sentences: Sequence[str]) -> str:
+    """What was measured of the confidence, and how to read the diagram."""
+    told = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+    return (
+        f"<h2>Measured after the training, on photos that it had not seen</h2>{told}"
+        '<p class="hint">Left: on the dashed line, answers are right as often as their confidence says. Right: what '
+        "is right if only the surest answers are kept.</p>"
+    )
 
 
 def place(table, order: Sequence[int], scores: np.ndarray) -> str:

@@ -106,7 +106,23 @@ def test_an_answer_below_the_confidence_is_unknown(model, photos, tmp_path):
     found = classify(model, photos, tmp_path / "answers.csv", min_confidence=1.0)
     sure = [row for row in rows_of(tmp_path / "answers.csv") if not row["error"]]
     assert {row["answer"] for row in sure} == {"unknown"} and all(row["guess"] for row in sure)
-    assert found.unknown == 9
+    assert {row["reason"] for row in sure} == {"not sure"}
+    assert (found.unknown, found.none_of_these) == (9, 0)
+
+
+def test_pictures_of_none_of_the_classes_are_unknown_where_unknown_is_asked_for(model, photos, tmp_path, monkeypatch):
+    classify(model, photos, tmp_path / "before.csv")
+    monkeypatch.setattr(model.config, "none_of_these", [1.0, 1e9])
+    assert str(classify(model, photos, tmp_path / "plain.csv")) == "10 photos; 1 could not be read"
+    assert rows_of(tmp_path / "plain.csv") == rows_of(tmp_path / "before.csv")
+    groups = {"family": {name: name[-1] < "c" and "few" or "many" for name in model.attribute_table.class_names}}
+    found = classify(model, photos, tmp_path / "answers.csv", min_confidence=0.01, groups=groups)
+    rows = [row for row in rows_of(tmp_path / "answers.csv") if not row["error"]]
+    assert {(row["answer"], row["reason"], row["level"]) for row in rows} == {("unknown", "none of these", "")}
+    assert "9 of them unknown (9 show none of these classes)" in str(found)
+    classify(model, photos, tmp_path / "ranked.csv", min_confidence=0, top_k=2)
+    ranked = [(row["answer"] == "unknown", row["reason"]) for row in rows_of(tmp_path / "ranked.csv")[:2]]
+    assert ranked == [(True, "none of these"), (False, "")]
 
 
 def test_a_precision_decides_on_the_confidence(model, photos, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ def photos(tmp_path):
 def row(number: int, **changes) -> dict:
     """A row of answers with a thumbnail."""
     about = {"file": f"IMG_{number}.jpg", "answer": "Gull", "level": "class", "confidence": 0.9, "guess": None}
+    about["reason"] = None
     more = {"second": "Tern", "second_confidence": 0.05, "attributes": "bill: hooked; wing: grey; belly: white"}
     return {**about, **more, "error": None, "thumbnail": page.thumbnail(Image.new("RGB", (60, 40))), **changes}
 
@@ -55,6 +56,8 @@ def test_a_photo_shows_its_answer_second_and_two_attributes(tmp_path):
     text = written(tmp_path, [row(0), row(1, answer="unknown", level=None, guess="001.Herring_Gull", confidence=0.31)])
     assert all(said in text for said in ("<b>Gull</b>", "90.0%", "or Tern, 5.0%", "bill: hooked · wing: grey</span>"))
     assert "<b>unknown</b>" in text and "perhaps Herring Gull" in text and "31.0%" in text
+    text = written(tmp_path, [row(0, answer="unknown", guess="001.Herring_Gull", reason="none of these")])
+    assert "shows none of these classes; most like Herring Gull" in text
 
 
 def test_names_cannot_bring_html_into_the_page_and_it_runs_no_script(tmp_path):

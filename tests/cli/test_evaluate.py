@@ -146,6 +146,33 @@ def test_what_the_confidence_promises_is_checked_where_the_model_promises_someth
     assert row["wanted"] == 0.9 and row["threshold"] == 0.0 and row["answered"] == 1.0
 
 
+def test_the_bar_to_beat_is_a_probe_on_the_same_features_and_photos(birds, capsys):
+    found = evaluated(birds, "--bar")
+    screen = capsys.readouterr().out
+    assert found["bar"]["name"] == "ESZSL" and found["bar"]["photos"] == 24
+    assert all(0 <= found["bar"][name] <= 1 for name in ("T1", "U", "S", "H", "AUSUC"))
+    assert "by chance       ESZSL" in screen and "trained on the 24 photos here that are not tested on" in screen
+    cached = evaluated(birds, "--features", str(birds / "cache"))  # where it costs nothing, it need not be asked for
+    assert cached["bar"]["T1"] == pytest.approx(found["bar"]["T1"], abs=0.2)
+    assert evaluated(birds)["bar"] is None
+
+
+def test_without_photos_to_learn_from_there_is_no_bar(birds, capsys):
+    assert evaluated(birds, "--all", "--features", str(birds / "cache"))["bar"] is None
+    arguments = [str(birds / "model"), str(birds / "photos"), "--all", "--bar", "--cpu"]
+    assert main(["evaluate", *arguments]) == 2
+    assert "The bar to beat needs photos to learn from" in capsys.readouterr().err
+
+
+def test_how_many_photos_would_be_taken_for_something_else_is_said_where_the_model_can_tell(birds, capsys):
+    assert evaluated(birds)["confidence"]["taken_for_none"] is None
+    model = DEDNForZeroShot.from_pretrained(birds / "model")
+    model.config.none_of_these = [1.0, 1e9]
+    model.save_pretrained(birds / "model")
+    assert evaluated(birds)["confidence"]["taken_for_none"] == 1.0
+    assert "100.0 % of these photos would be taken for pictures of none of the classes" in capsys.readouterr().out
+
+
 def test_the_page_is_one_file(birds, capsys):
     page = birds / "page.html"
     evaluated(birds, "--html", str(page))

@@ -1,5 +1,8 @@
 """`dedn check --backbone` looks at the photos; `dedn baselines` says what simple classifiers reach on them."""
 
+import re
+from dataclasses import replace
+
 import datasets
 import pytest
 import timm
@@ -9,6 +12,7 @@ from safetensors.torch import save_file
 import dedn_hf.data.features
 from dedn_hf.cli import main
 from dedn_hf.data.shapes import render, shapes_table
+from dedn_hf.training.automatic import EFFORTS
 
 SEEN, PER_CLASS = 12, 6
 
@@ -50,6 +54,28 @@ def test_the_screen_ends_with_what_to_expect(creatures, capsys):
     assert screen.index("72 photos of 12 classes") < screen.index("what to expect of 2 classes without photos")
     for part in ("T1 ", "guessing: 50.0", "photos show", "likely confused: creature_"):
         assert part in screen, screen
+
+
+def test_the_page_shows_what_to_expect_too(creatures, tmp_path, capsys):
+    assert command(creatures, "check", "--out", str(tmp_path / "check.html")) == 0
+    page, screen = (tmp_path / "check.html").read_text(encoding="utf-8"), capsys.readouterr().out
+    assert "What to expect of 2 classes without photos" in page and f"Wrote {tmp_path / 'check.html'}" in screen
+    (t1,) = re.findall(r"T1 +([\d.]+) ± ([\d.]+)", screen)
+    assert f'<td class="number">{t1[0]}</td><td class="number">± {t1[1]}</td>' in page
+    assert "Which traits photos show" in page and "Classes that will be confused" in page
+    assert "default-src 'none'" in page and "<script" not in page
+
+
+def test_short_trainings_stand_beside_the_probe_where_they_are_asked_for(creatures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(EFFORTS, "quick", replace(EFFORTS["quick"], epochs=2, steps=4))
+    page = tmp_path / "check.html"
+    assert command(creatures, "check", "--thorough", "--out", str(page)) == 0
+    screen = capsys.readouterr().out
+    said = screen[screen.index("the same by ") :]
+    t1 = re.search(r"T1 +([\d.]+)  accuracy of unseen", said)[1]
+    of_each = [float(share) for share in re.search(r"T1 of each: (.+)", said)[1].split(", ")]
+    assert len(of_each) > 1 and float(t1) == pytest.approx(sum(of_each) / len(of_each), abs=0.1)
+    assert f"were only described: T1 {t1}, U" in page.read_text(encoding="utf-8")
 
 
 def test_the_features_are_kept_for_the_training(creatures, tmp_path, monkeypatch, capsys):
@@ -104,6 +130,7 @@ def test_peers_of_a_prepared_data_set(creatures, tmp_path, capsys):
     ("given", "message"),
     [
         (["check", "photos", "--traits", "t.csv", "--weights", "w"], "--weights is of a network that looks"),
+        (["check", "photos", "--traits", "t.csv", "--thorough"], "give --backbone NAME"),
         (["baselines", "--backbone", "test_resnet"], "Give PHOTOS with --traits FILE, or --data NAME"),
         (["baselines", "photos", "--backbone", "test_resnet"], "Give PHOTOS with --traits FILE"),
         (["baselines", "photos", "--traits", "t", "--data", "cub", "--backbone", "b"], "Give PHOTOS with"),

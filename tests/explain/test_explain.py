@@ -550,6 +550,15 @@ def test_after_a_correction_every_format_names_the_new_answer(explanation, compa
     assert title in " ".join(corrected.figure().get_suptitle().split())
 
 
+def test_of_a_picture_of_something_else_the_title_says_so(model, monkeypatch):
+    monkeypatch.setattr(model.config, "none_of_these", [1.0, 1e9])
+    assert explain(model, picture()).unknown is None
+    found = explain(model, picture(), min_confidence=0)
+    assert "Unknown: the picture seems to show none of these classes; most like it is" in found.to_text()
+    assert (found.to_dict()["answer"], found.to_dict()["reason"]) == ("unknown", "none of these")
+    assert found.correct({"attribute 3": 1.0}).unknown is None  # who corrects it sees one of the classes
+
+
 def test_below_the_confidence_the_title_says_unknown(model, saved, capsys):
     sure = explain(model, picture())
     best = sure.probabilities[sure.ranking[0]]
@@ -557,7 +566,7 @@ def test_below_the_confidence_the_title_says_unknown(model, saved, capsys):
     unsure = explain(model, picture(), min_confidence=float(best) + 0.001)
     said = f"Unknown: {unsure.class_titles[unsure.ranking[0]]} has {best:.1%}, and an answer needs {best + 0.001:.1%}."
     assert said in unsure.to_text() and f"<title>{said} Why" in unsure.to_html()
-    assert unsure.to_dict()["answer"] == "unknown"
+    assert unsure.to_dict()["answer"] == "unknown" and unsure.to_dict()["reason"] == "not sure"
     command = ["explain", str(saved / "model"), str(saved / "bird.png")]
     assert main([*command, "--min-confidence", "1"]) == 0
     assert "Unknown: " in capsys.readouterr().out

@@ -8,6 +8,7 @@ from sklearn.calibration import calibration_curve
 from dedn_hf.metrics.confidence import (
     accuracy_of_surest,
     answered_above,
+    choose_none_of_these,
     expected_calibration_error,
     reliability,
     risk_coverage,
@@ -93,3 +94,23 @@ def test_shares_and_bins_out_of_range_are_refused():
         accuracy_of_surest(PROBABILITIES, LABELS, 0)
     with pytest.raises(ValueError, match="bins is 0"):
         reliability(PROBABILITIES, LABELS, 0)
+
+
+def test_nearly_all_images_of_the_classes_have_more_evidence_than_the_least():
+    generator = np.random.default_rng(0)
+    best, lengths = generator.normal(10, 2, 1000), generator.normal(30, 6, 1000)
+    weight, least = choose_none_of_these(best, lengths)
+    assert weight == pytest.approx(1 / 3, abs=0.02)  # both parts count the same
+    assert np.mean(best + weight * lengths >= least) == pytest.approx(0.95, abs=0.002)
+
+
+def test_a_class_of_few_images_counts_as_much_in_the_least_evidence():
+    best = np.concatenate([np.linspace(10, 20, 95), np.linspace(0, 9, 5)])
+    _, least = choose_none_of_these(best, np.ones(100), np.repeat([1 / 95, 1 / 5], [95, 5]))
+    assert least == 0  # a fifth of half the weight is more than 5 %
+    assert choose_none_of_these(best, np.ones(100))[1] == 10
+
+
+def test_lengths_that_are_all_the_same_do_not_count():
+    assert choose_none_of_these(np.arange(40.0), np.full(40, 7.0) + 1e-7 * np.arange(40)) == [0.0, 2.0]
+    assert choose_none_of_these(np.arange(5.0), np.ones(5)) is None

@@ -823,7 +823,11 @@ def test_the_probability_for_a_precision_is_the_lowest_that_had_it():
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [({"temperature": 0.0}, "temperature is 0.0"), ({"precision_thresholds": [[95, 0.5]]}, r"holds \[95, 0.5\]")],
+    [
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"precision_thresholds": [[95, 0.5]]}, r"holds \[95, 0.5\]"),
+        ({"none_of_these": [1.0]}, "give two numbers"),
+    ],
 )
 def test_a_temperature_or_threshold_that_cannot_be_is_refused(option, message):
     with pytest.raises(ValueError, match=message):

@@ -148,9 +148,35 @@ def test_with_very_many_classes_the_best_have_the_same_scores(classify, monkeypa
 def test_below_the_confidence_the_answer_is_unknown_and_says_its_guess(classify):
     usual = classify(pil_image(), top_k=3)
     best = usual[0]["score"]
-    unknown = {"label": "unknown", "score": best, "guess": usual[0]["label"]}
+    unknown = {"label": "unknown", "score": best, "guess": usual[0]["label"], "reason": "not sure"}
     assert classify(pil_image(), top_k=3, min_confidence=best + 1e-6) == [unknown, *usual[1:]]
     assert classify(pil_image(), top_k=3, min_confidence=best) == usual
+
+
+def test_a_picture_of_none_of_the_classes_is_unknown_where_unknown_is_asked_for(classify, monkeypatch):
+    usual, config = classify(pil_image()), classify.model.config
+    monkeypatch.setattr(config, "none_of_these", [1.0, 1e9])
+    assert classify(pil_image()) == usual
+    assert classify(pil_image(), min_confidence=0)[0] == {
+        "label": "unknown",
+        "score": usual[0]["score"],
+        "guess": usual[0]["label"],
+        "reason": "none of these",
+    }
+    monkeypatch.setattr("dedn_hf.modeling.pipeline_dedn.MANY_CLASSES", 3)
+    assert classify(pil_image(), min_confidence=0, top_k=2)[0]["reason"] == "none of these"
+    monkeypatch.setattr(config, "none_of_these", [1.0, -1e9])
+    assert classify(pil_image(), min_confidence=0, top_k=2)[0]["label"] == usual[0]["label"]
+
+
+def test_what_shows_none_depends_on_the_candidates(classify, monkeypatch):
+    usual = classify(pil_image())
+    logits = classify.model(**classify.preprocess(pil_image())).logits[0]
+    least = (logits.max() + logits.min()).item() / 2  # only the best classes fit the picture that well
+    monkeypatch.setattr(classify.model.config, "none_of_these", [0.0, least])
+    worst = [usual[-1]["label"], usual[-2]["label"]]
+    assert classify(pil_image(), worst, min_confidence=0)[0]["label"] == "unknown"
+    assert classify(pil_image(), [worst[0], usual[0]["label"]], min_confidence=0)[0]["label"] == usual[0]["label"]
 
 
 def test_a_precision_stands_for_the_confidence_that_was_chosen_for_it(classify, monkeypatch):

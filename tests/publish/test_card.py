@@ -124,6 +124,20 @@ def test_a_run_ends_with_a_card_that_the_hub_can_read(trained):
     assert "](training.png)" in (folder / "README.md").read_text()
 
 
+def test_how_far_to_trust_the_confidence_is_in_words_and_in_a_picture(trained):
+    folder, record = trained
+    text = (folder / "README.md").read_text()
+    assert "](confidence.png)" in text and all(sentence in text for sentence in record["confidence"]["sentences"])
+    with Image.open(folder / "confidence.png") as picture:
+        assert picture.size == (880, 352)
+    assert "even a picture of something else" in text and "not calibrated probabilities" not in text
+    older = {key: value for key, value in record.items() if key != "confidence"}
+    assert "## Confidence" not in str(model_card([older], "birds", Pictures("training.png")))
+    newer = copy.deepcopy(record)
+    newer["model"]["config"]["none_of_these"] = [1.0, 2.0]
+    assert "Most such pictures are then told, not all" in str(model_card([newer], "birds", Pictures("training.png")))
+
+
 def test_the_metadata_hold_the_results_of_the_record(trained):
     folder, _ = trained
     record = json.loads((folder / "run.json").read_text())

@@ -8,6 +8,7 @@ import pytest
 from scipy.special import softmax
 
 from dedn_hf import AttributeTable
+from dedn_hf.metrics.scores import percent
 from dedn_hf.publish.evaluation import Evaluation
 
 # Two classes with photos, two that are described. The second photo of the kite is taken for the tern.
@@ -35,6 +36,16 @@ def test_guessing_goes_with_the_harmonic_mean_and_the_area_of_many_guesses():
     guessed = Evaluation(found.table, logits, softmax(logits, axis=1), labels, [])
     for name, chance in found.chance().items():
         assert guessed.scores[name] == pytest.approx(chance, abs=0.01), name
+
+
+def test_the_bar_to_beat_stands_beside_the_scores():
+    bar = {"name": "ESZSL", "photos": 1234, "T1": 0.623, "U": 0.5, "S": 0.5, "H": 0.5, "AUSUC": None}
+    found = evaluation(bar=bar)
+    (line,) = [line for line in found.to_text().splitlines() if line.startswith("T1")]
+    assert line.split()[:4] == ["T1", percent(found.scores["T1"]), "50.0", "62.3"]
+    assert "trained on the 1,234 photos here" in found.to_text()
+    assert "ESZSL is the bar to beat" in found.to_html("t") and "62.3%" in found.to_html("t")
+    assert "the bar to beat" not in evaluation().to_html("t") and found.to_dict()["bar"] == bar
 
 
 def test_what_each_class_is_taken_for():

@@ -551,7 +551,7 @@ def test_with_flip_test_cached_features_give_what_images_give(accelerator, tmp_p
         task = full_task(*load_tiny())
         caches = open_caches(given, model, chosen, accelerator)
         assert len(caches) == (2 if name == "cached" else 0)
-        logits[name] = evaluate(model, inputs_of(task, model, chosen, caches), task.table.seen, accelerator)[1]
+        logits[name] = evaluate(model, inputs_of(task, model, chosen, caches), task.table.seen, accelerator)[1].logits
     np.testing.assert_allclose(logits["cached"], logits["decoded"], rtol=1e-2, atol=1e-2)
 
 
@@ -670,8 +670,8 @@ def test_selection_on_the_test_splits_keeps_the_best_epoch_also_over_an_interrup
     report, evaluate, scores = training.report, training.evaluate, [0.1, 0.5, 0.2, 0.3, 0.4]
 
     def pretend(*arguments, **options):
-        found, logits, labels = evaluate(*arguments, **options)
-        return {**found, "H": scores.pop(0)}, logits, labels
+        found, predictions = evaluate(*arguments, **options)
+        return {**found, "H": scores.pop(0)}, predictions
 
     def interrupt(*arguments):
         if arguments[3]["epoch"] == 3:
@@ -973,3 +973,18 @@ def test_augmentation_that_would_not_happen_is_refused(changes, features, accele
         run(given, settings(**changes), tmp_path / "run", accelerator)
     with pytest.raises(ValueError, match="all views would be the same"):
         settings(feature_views=2)
+
+
+def test_confidence_is_on_record_also_where_the_run_was_stopped_after_its_test(accelerator, tmp_path, monkeypatch):
+    whole = run(experiment(tmp_path), settings(epochs=2), tmp_path / "whole", accelerator)
+    accelerator.free_memory()
+
+    def interrupt(*arguments):
+        raise Interruption
+
+    with monkeypatch.context() as patched, pytest.raises(Interruption):
+        patched.setattr("dedn_hf.training.experiment.write_card", interrupt)
+        run(experiment(tmp_path), settings(epochs=2), tmp_path / "stopped", accelerator)
+    accelerator.free_memory()
+    record = run(experiment(tmp_path), settings(epochs=2), tmp_path / "stopped", accelerator)
+    assert record["confidence"] == whole["confidence"] and record["confidence"]["reliability"]

@@ -11,7 +11,7 @@ from dedn_hf.data.tasks import fold_tasks
 from dedn_hf.metrics.confidence import choose_temperature, choose_thresholds
 from dedn_hf.metrics.scores import calibrate, calibrate_over, gzsl_scores, harmonic_mean
 from dedn_hf.training.experiment import Experiment, run
-from dedn_hf.training.selection import Predictions, choose_confidence
+from dedn_hf.training.selection import Fold, choose_confidence
 from dedn_hf.training.settings import TrainingSettings
 from tests.tiny_runs import image_model, load_tiny, tiny_table
 
@@ -88,12 +88,12 @@ def test_a_precision_that_too_few_answers_have_is_left_out():
 
 
 def test_a_class_counts_as_much_as_another_however_many_its_photos():
-    fold = Predictions(np.zeros((6, 3)), np.array([0, 0, 0, 0, 1, 2]), np.array([True, True, False]))
+    fold = Fold(np.zeros((6, 3)), np.array([0, 0, 0, 0, 1, 2]), np.array([True, True, False]), np.ones(6))
     assert fold.class_weights().tolist() == [0.25] * 4 + [1, 1]
 
 
 def test_folds_of_different_sizes_give_one_temperature():
-    folds = [Predictions(*random_fold(0)), Predictions(*random_fold(1, classes=7))]
+    folds = [Fold(*random_fold(0), np.ones(60)), Fold(*random_fold(1, classes=7), np.ones(60))]
     found = choose_confidence(folds, 1.5)
     assert 0.2 < found["temperature"] < 5 and found["precision_thresholds"]
 
@@ -134,6 +134,7 @@ def test_a_run_chooses_by_all_folds_and_says_what_each_gave(accelerator, tmp_pat
     assert selection["chosen"]["H"] == max(epoch["H"] for epoch in selection["history"])
     config = DEDNForZeroShot.from_pretrained(tmp_path / "run").config
     assert config.temperature == selection["temperature"] != 1
+    assert config.none_of_these == selection["none_of_these"] and len(config.none_of_these) == 2
     assert config.calibration_bias == selection["chosen"]["calibration_bias"]
     assert "groups of them in turn" in (tmp_path / "run" / "README.md").read_text()
     assert not (tmp_path / "run" / "checkpoints").exists()
