@@ -357,7 +357,7 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
         places, encoded = encode_one(traits, key, value, name)
         any_told = True
         values[places] = encoded
-        if traits[places[0]]["has_it"] == 100 and not isinstance(value, bool | np.bool_ | str):
+        if of_hundred(traits[places[0]]) and not isinstance(value, bool | np.bool_ | str):
             told.append(float(value))
     require_whole_scale(told, name)
     if not any_told or not values.any():
@@ -375,6 +375,11 @@ def encode_one(traits: Sequence[Mapping[str, Any]], key: Any, value: Any, name: 
         return places, encode([traits[i] for i in places], value)
     except ValueError as error:
         raise ValueError(f"{name!r}, {key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
+
+
+def of_hundred(trait: Mapping[str, Any]) -> bool:
+    """Whether the column is one of a table of 0 to 100."""
+    return trait["has_it"] is not None and trait["range"][1] == 100
 
 
 def require_whole_scale(numbers: Sequence[float], name: str) -> None:
@@ -421,7 +426,7 @@ def encode(traits: Sequence[Mapping[str, Any]], value: Any, decimal: str | None 
     try:
         number, unit = quantity(value, decimal) if isinstance(value, str) else (float(value), "")
         if unit == "%" and first["unit"] != "%" and whole:
-            number, unit = number * whole / 100, ""
+            number, unit = number * first["range"][1] / 100, ""
         number = in_unit(number, unit, first["unit"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} does not fit a number {_range_text(first)}: {error}") from None

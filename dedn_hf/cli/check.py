@@ -21,11 +21,26 @@ def add_check(commands: argparse._SubParsersAction) -> None:
         "says what accuracy to expect of classes without photos, which traits photos show, and what would help.",
     )
     parser.add_argument("photos", metavar="PHOTOS", help="folder with one folder a class, or a list of files")
-    parser.add_argument("--traits", required=True, metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    add_traits_argument(parser, required=True)
     add_backbone_arguments(parser)
     add_reading_arguments(parser)
     parser.add_argument("--out", metavar="FILE", help="also write all of it to this .html file")
     parser.set_defaults(run=run_check)
+
+
+class OneOrSeveral(argparse.Action):
+    """An option that may be given again: one value, or a list of all."""
+
+    def __call__(self, parser, namespace, value, option_string=None) -> None:
+        before = getattr(namespace, self.dest)
+        before = [before] if isinstance(before, str) else before
+        setattr(namespace, self.dest, value if before is None else [*before, value])
+
+
+def add_traits_argument(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """--traits FILE, once or several times."""
+    what = "table of traits: CSV of any kind, or Excel; give it again for a further table, which adds columns"
+    parser.add_argument("--traits", metavar="FILE", action=OneOrSeveral, help=what, **options)
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +73,7 @@ def kinds_of(texts: list[str]) -> dict[str, str]:
     return dict(text.rpartition("=")[::2] for text in texts)
 
 
-def run_check(photos: str, traits: str, out: str | None = None, **given: Any) -> None:
+def run_check(photos: str, traits: str | list[str], out: str | None = None, **given: Any) -> None:
     """Print what was found, and with a backbone what to expect; write the findings to `out`.
 
     Raises:

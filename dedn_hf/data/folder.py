@@ -20,7 +20,8 @@ class Folder(ZeroShotBuilder):
 
     Args:
         data_dir: folder of class folders, or a list of files and labels, see `find_photos`.
-        csv: table of traits, of any kind that `read_traits` reads; default `attributes.csv` in `data_dir`.
+        csv: table of traits, or a list of tables, of any kind that `read_traits` reads; default `attributes.csv` in
+            `data_dir`.
         groups: attribute groups, where the CSV has no `#group` row: a CSV file of attribute,group or a dict.
         test_fraction: share of a seen class's images that is test_seen, above 0 and below 1.
         names, name_column, use, ignore, kinds, sheet: as of `read_traits`.
@@ -37,7 +38,7 @@ class Folder(ZeroShotBuilder):
     def __init__(
         self,
         data_dir: str | Path,
-        csv: str | Path | None = None,
+        csv: str | Path | list[str | Path] | None = None,
         groups: str | Path | dict[str, str] | None = None,
         test_fraction: float = 0.2,
         names: str | Path | dict[str, str] | None = None,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 def own_catalog(
     data_dir: str | Path,
-    csv: str | Path | None,
+    csv: str | Path | Sequence[str | Path] | None,
     groups: str | Path | dict[str, str] | None,
     test_fraction: float,
     **reading: Any,
 ) -> Catalog:
     """The catalog of the images under `data_dir`; arguments and errors as `Folder`."""
     require_share(test_fraction)
-    reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else Path(csv), groups, reading)
+    reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else csv, groups, reading)
     found = find_photos(data_dir, reader)
     for line in found.describe_skipped():
         logger.warning("Not used: %s.", line)
@@ -37,7 +37,7 @@ def own_catalog(
     return described_catalog(found, reader, test_fraction, stamps)
 
 
-def check(data_dir: str | Path, csv: str | Path, **reading: Any) -> tuple[Photos, TraitReport]:
+def check(data_dir: str | Path, csv: str | Path | Sequence[str | Path], **reading: Any) -> tuple[Photos, TraitReport]:
     """The photos and the report on the table, for a look before the training.
 
     Args:
@@ -46,7 +46,7 @@ def check(data_dir: str | Path, csv: str | Path, **reading: Any) -> tuple[Photos
     Raises:
         FileNotFoundError, ValueError: as `find_photos` and `read_traits`.
     """
-    reader = TableReader(Path(csv), None, reading)
+    reader = TableReader(csv, None, reading)
     found = find_photos(data_dir, reader)
     return found, reader.table.report
 
@@ -61,11 +61,17 @@ class TableReader:
     """Reads the table once the names of the folders, or labels, with photos are known.
 
     Args:
-        path: of the table. groups: as of `Folder`. reading: further arguments of `read_traits`.
+        csv: the table, or several. groups: as of `Folder`. reading: further arguments of `read_traits`.
     """
 
-    def __init__(self, path: Path, groups: str | Path | dict[str, str] | None, reading: Mapping[str, Any]) -> None:
-        self.path, self.groups = path, groups
+    def __init__(
+        self,
+        csv: str | Path | Sequence[str | Path],
+        groups: str | Path | dict[str, str] | None,
+        reading: Mapping[str, Any],
+    ) -> None:
+        self.csv = [Path(each) for each in ([csv] if isinstance(csv, str | Path) else csv)]
+        self.path, self.groups = " + ".join(map(str, self.csv)), groups
         self.reading = {name: value for name, value in reading.items() if value is not None}
         self.table: AttributeTable | None = None
 
@@ -78,7 +84,7 @@ class TableReader:
 
     def read(self, names: list[str] | None) -> AttributeTable:
         """The table. Classes are called as in `names` where they match, and are seen unless the table says else."""
-        table = read_traits(self.path, photos=names, **self.reading)
+        table = read_traits(self.csv, photos=names, **self.reading)
         for warning in table.report.warnings if names else ():
             logger.warning("%s: %s.", self.path, warning)
         if self.groups is not None:
@@ -105,7 +111,7 @@ def described_catalog(found: Photos, reader: TableReader, test_fraction: float, 
     return Catalog(table, images, found.root, dropped, paths)
 
 
-def require_described(found: Photos, class_names: list[str], csv: Path) -> None:
+def require_described(found: Photos, class_names: list[str], csv: str) -> None:
     """Raise ValueError where there are no images, or where images belong to no class of the CSV."""
     if not found.photos:
         skipped = "".join(f" Not used: {line}." for line in found.describe_skipped())

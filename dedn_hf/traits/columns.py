@@ -39,7 +39,7 @@ class Column:
     Args:
         name: its header. kind: one of `KINDS`. values: K numbers, NaN for a gap; of a category, K x categories of 0, 1
             or NaN. unit: of the numbers. categories: of a category. notes: guesses, for the report.
-        rows: number of rows of each class that were made one, where some have several.
+        table: file that it is from.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Column:
     unit: str = ""
     categories: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    table: str = ""
 
     @property
     def gaps(self) -> np.ndarray:
@@ -63,6 +64,19 @@ class Style:
     missing: frozenset[str] = frozenset()
 
 
+def find_styles(
+    sheet: Sheet, columns: Sequence[str], decimal: str | None, missing: Sequence[Any], notes: list[str]
+) -> dict[str, Style]:
+    """The style of each column, found for each of the tables that a sheet was joined from; guesses go into `notes`."""
+    styles = {}
+    for source in dict.fromkeys(sheet.part(name).source for name in columns):
+        mine = [name for name in columns if sheet.part(name).source == source]
+        style, guess = find_style(sheet, mine, decimal, missing)
+        styles |= dict.fromkeys(mine, style)
+        notes += [guess] * bool(guess)
+    return styles
+
+
 def find_style(sheet: Sheet, columns: Sequence[str], decimal: str | None, missing: Sequence[Any]) -> tuple[Style, str]:
     """The decimal sign that the columns' numbers show together, and a note where it was guessed."""
     marks = frozenset(str(mark).strip().casefold() for mark in missing)
@@ -73,7 +87,7 @@ def find_style(sheet: Sheet, columns: Sequence[str], decimal: str | None, missin
     if signs:
         return Style(signs.most_common(1)[0][0], marks), "decimal comma" if signs[","] > signs["."] else ""
     dots, commas = (any(sign in cell for cell in cells) for sign in ".,")
-    if dots and sheet.delimiter == ";":
+    if dots and sheet.part(columns[0]).delimiter == ";":
         return Style(",", marks), "1.200 read as 1200, as spreadsheets with semicolons write it (decimal= overrules)"
     return Style(".", marks), "1,200 read as 1200 (decimal= overrules)" if commas else ""
 

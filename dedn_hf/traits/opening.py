@@ -7,8 +7,8 @@ import io
 import re
 import statistics
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Sheet:
     Args:
         cells: text, stripped; '' where there is nothing. lines: for each cell of `cells`, the line of the file (from
             1) that it stands in. source: what to call the file in messages. row_word: 'line' or 'row'.
-        notes: what was found out about the file. delimiter: of a text file.
+        notes: what was found out about the file. delimiter: of a text file. parts: column -> the sheet that it is
+            from, where several were joined.
     """
 
     cells: pd.DataFrame
@@ -45,16 +46,20 @@ class Sheet:
     row_word: str = "line"
     notes: list[str] = field(default_factory=list)
     delimiter: str | None = None
+    parts: Mapping[str, Sheet] = field(default_factory=dict)
+
+    def part(self, column: str) -> Sheet:
+        """The sheet that a column is from."""
+        return self.parts.get(column, self)
 
     def place(self, index: Any, column: str) -> str:
         """'birds.csv, line 3, column 'mass'', for a message."""
-        return f"{self.source}, {self.row_word} {int(self.lines.loc[index, column])}, column {column!r}"
+        part = self.part(column)
+        return f"{part.source}, {part.row_word} {int(self.lines.loc[index, column])}, column {column!r}"
 
     def take(self, rows: Any) -> Sheet:
         """The sheet with these rows only: labels, or a mask."""
-        return Sheet(
-            self.cells.loc[rows], self.lines.loc[rows], self.source, self.row_word, self.notes, self.delimiter
-        )
+        return replace(self, cells=self.cells.loc[rows], lines=self.lines.loc[rows])
 
 
 def open_sheet(
