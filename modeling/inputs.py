@@ -131,10 +131,13 @@ def register_heic() -> bool:
 MISSING = {"", "-", "–", "—", "?", "??", ".", "..", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "unknown"}
 MISSING |= {"nd", "n.d.", "no data", "not available", "not known", "missing", "unbekannt", "k.a.", "k. a.", "inconnu"}
 MISSING |= {"desconocido", "desconhecido", "sconosciuto", "onbekend", "keine angabe", "unk", "unk."}
+MISSING |= {"#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  # errors of a spreadsheet
 YES = {"1", "yes", "y", "true", "t", "x", "✓", "✔", "☑", "+", "present", "ja", "j"}
 YES |= {"wahr", "w", "oui", "o", "vrai", "sí", "si", "s", "verdadero", "vero", "sim", "verdadeiro", "tak", "да"}
+YES |= {"sì", "ano", "igen", "evet", "kyllä", "はい", "是"}
 NO = {"0", "no", "n", "false", "f", "✗", "✘", "☐", "absent", "nein"}
 NO |= {"falsch", "nee", "non", "faux", "falso", "não", "nao", "nej", "nie", "нет"}
+NO |= {"ne", "nem", "hayır", "ei", "いいえ", "否"}
 _UNITS = {"mass": {"mg": 0.001, "g": 1, "kg": 1000, "t": 1e6, "oz": 28.349523125, "lb": 453.59237}}
 _UNITS["length"] = {"µm": 0.001, "mm": 1, "cm": 10, "dm": 100, "m": 1000, "km": 1e6, "in": 25.4, "ft": 304.8}
 _UNITS["area"] = {"mm2": 1, "cm2": 100, "m2": 1e6, "ha": 1e10, "km2": 1e12}

@@ -24,7 +24,8 @@ class Folder(ZeroShotBuilder):
             `data_dir`.
         groups: attribute groups, where the CSV has no `#group` row: a CSV file of attribute,group or a dict.
         test_fraction: share of a seen class's images that is test_seen, above 0 and below 1.
-        names, name_column, use, ignore, kinds, sheet: as of `read_traits`.
+        names, name_column, use, ignore, kinds, sheet, long_columns, transposed, delimiter, encoding, header, decimal,
+            missing: as of `read_traits`.
         options: `validation`, `strict`, `cache_dir`, `config_name`, `keep_metadata` of `ZeroShotBuilder`.
 
     Raises:
@@ -47,8 +48,16 @@ class Folder(ZeroShotBuilder):
         ignore: list[str] | None = None,
         kinds: dict[str, str] | None = None,
         sheet: str | int | None = None,
+        long_columns: list[str] | None = None,
+        transposed: bool | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        header: int | None = None,
+        decimal: str | None = None,
+        missing: list[Any] | None = None,
         **options: Any,
     ) -> None:
-        reading = {"names": names, "name_column": name_column, "use": use, "ignore": ignore}
-        reading |= {"kinds": kinds, "sheet": sheet}
+        reading = {"names": names, "name_column": name_column, "use": use, "ignore": ignore, "kinds": kinds}
+        reading |= {"sheet": sheet, "long_columns": long_columns, "transposed": transposed, "delimiter": delimiter}
+        reading |= {"encoding": encoding, "header": header, "decimal": decimal, "missing": missing}
         super().__init__(own_catalog(data_dir, csv, groups, test_fraction, **reading), **options)

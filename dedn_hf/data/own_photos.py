@@ -41,7 +41,7 @@ def check(data_dir: str | Path, csv: str | Path | Sequence[str | Path], **readin
     """The photos and the report on the table, for a look before the training.
 
     Args:
-        reading: names, name_column, use, ignore, kinds, sheet of `read_traits`.
+        reading: further arguments of `read_traits`, such as names, use, ignore, kinds.
 
     Raises:
         FileNotFoundError, ValueError: as `find_photos` and `read_traits`.

@@ -23,12 +23,13 @@ from dedn_hf.modeling.inputs import (
     quantity,
     unit_name,
 )
+from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
 
 KINDS = ("number", "percent", "yes/no", "category")
 POSITIVE_MARKS = YES - {"1", "t", "w", "o", "s", "y", "j"}
 LETTERS = ({"y", "n"}, {"j", "n"}, {"t", "f"}, {"w", "f"}, {"o", "n"}, {"s", "n"})
-MAYBE_MISSING = {"none", "nil", "tbd", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}
+MAYBE_MISSING = {"none", "nil", "tbd"}
 SEPARATORS = (";", "|", ",", "/", "+", " & ", " and ", " und ", " et ", " y ")
 
 
@@ -95,14 +96,6 @@ def find_style(sheet: Sheet, columns: Sequence[str], decimal: str | None, missin
 def is_missing(cell: str, style: Style) -> bool:
     plain = cell.strip().casefold()
     return plain in MISSING or plain in style.missing
-
-
-def is_quantity(cell: str) -> bool:
-    try:
-        quantity(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def best_separator(told: Sequence[str]) -> str | None:
@@ -180,7 +173,7 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         return "number"
     if "+" in marks and words <= {"+"}:
         return "yes/no"
-    numbers = {cell for cell in words if is_quantity(cell)}
+    numbers = {cell for cell in words if is_number(cell)}
     texts = words - numbers
     dimensions = Counter(dimension(quantity(cell)[1]) for cell in told if cell in numbers)
     small = all(0 <= quantity(cell)[0] <= 1 and quantity(cell)[1] == "" for cell in numbers)
@@ -188,6 +181,7 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         texts
         and small
         and texts <= YES | NO
+        and (texts & NO or len(texts) == 1)  # x beside y, or beside a tick, is not twice a yes
         and (not texts <= set("yntfwosj") or any(texts == each for each in LETTERS))
     ):
         return "yes/no"
@@ -266,7 +260,7 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
 def _common_unit(units: Counter, count: int) -> str:
     """The unit of most cells, which then is that of all; none where most cells have none."""
     unit, _ = units.most_common(1)[0] if units else ("", 0)
-    return unit if units.total() >= count / 2 else ""
+    return unit if unit == "%" or units.total() >= count / 2 else ""
 
 
 def header_unit(name: str) -> str:

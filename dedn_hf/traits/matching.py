@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedn_hf.traits.opening import Sheet, clean, open_sheet
+from dedn_hf.traits.cells import clean
+from dedn_hf.traits.opening import Sheet, open_sheet
 
 _HEADERS = (
     "class classname label folder accspeciesname species speciesname scientificname scientific binomial latinname "

@@ -21,6 +21,9 @@ from dedn_hf.traits.report import TraitReport
 from dedn_hf.traits.roles import find_role_column, roles_of
 from dedn_hf.traits.scaling import attributes_of
 
+_TOTALS = "mean average total totals sum sd median mittelwert summe gesamt moyenne somme media promedio"
+TOTALS = set(_TOTALS.split())  # no class is called so
+
 
 class TraitTable(AttributeTable):
     """An attribute table that says in `report` what was made of the table it came from."""
@@ -280,10 +283,15 @@ def _table_of(like: Any) -> AttributeTable:
 def _classes_only(opened: Sheet, class_column: str) -> Sheet:
     """The rows that name a class and say something of it."""
     named = opened.cells[class_column] != ""
+    summed = opened.cells[class_column].str.casefold().isin(TOTALS)
+    if summed.any() and not summed.all():
+        opened.notes.append(f"no class: {', '.join(map(repr, opened.cells[class_column][summed]))}")
+        named &= ~summed
     others = opened.cells.drop(columns=class_column)
     told = others.map(lambda cell: cell != "").any(axis=1)
-    if (~named).any():
-        opened.notes.append(f"{int((~named).sum())} rows without a name in {class_column!r} left out")
+    nameless = opened.cells[class_column] == ""
+    if nameless.any():
+        opened.notes.append(f"{int(nameless.sum())} rows without a name in {class_column!r} left out")
     if (named & ~told).any():
         names = ", ".join(map(repr, opened.cells[class_column][named & ~told][:4]))
         opened.notes.append(f"rows with a name only left out: {names}")
