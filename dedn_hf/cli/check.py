@@ -101,7 +101,7 @@ def run_check(photos: str, traits: str | list[str], out: str | None = None, **gi
         FileNotFoundError, ValueError: as `dedn_hf.data.own_photos.check`, and as `dedn_hf.studies.forecast`.
     """
     from dedn_hf.cli.check_page import write_page
-    from dedn_hf.data.own_photos import check
+    from dedn_hf.data.own_photos import check, describe_twice, why_refused
     from dedn_hf.modeling.saving import require_writable
 
     if out is not None:
@@ -119,16 +119,15 @@ def run_check(photos: str, traits: str | list[str], out: str | None = None, **gi
         print(f"  fewer than {FEW} photos: {', '.join(few[:8])}{f' and {len(few) - 8} more' if len(few) > 8 else ''}")
     for line in found.describe_skipped():
         print(f"  not used: {line}")
-    twice = [
-        f"the same photo under several classes: {', '.join(map(found.relative, same))}"
-        for same in found.same_under_two_labels()
-    ]
+    twice = describe_twice(found)
     for line in twice:
         print(f"  ! {line}")
     print(report)
     if out is not None:
         write_page(out, found, report, [f"fewer than {FEW} photos: {name}" for name in few] + twice)
         print(f"Wrote {out}")
+    if problem := why_refused(found, report):
+        print(f"  ! cannot be trained with as it is: {problem}")
     if backbone:
         print_forecast({"name": "folder", "data_dir": photos, "csv": traits, **reading}, backbone)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
-from dedn_hf.data.photos import Photos, find_photos
+from dedn_hf.data.photos import Photos, find_photos, readable
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names, read_groups
 from dedn_hf.traits import TraitReport, read_traits
 
@@ -29,7 +29,7 @@ def own_catalog(
     """The catalog of the images under `data_dir`; arguments and errors as `Folder`."""
     require_share(test_fraction)
     reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else csv, groups, reading)
-    found = find_photos(data_dir, reader)
+    found = photos_of(data_dir, reader)
     for line in found.describe_skipped():
         logger.warning("Not used: %s.", line)
     warn_same_photos(found)
@@ -47,8 +47,27 @@ def check(data_dir: str | Path, csv: str | Path | Sequence[str | Path], **readin
         FileNotFoundError, ValueError: as `find_photos` and `read_traits`.
     """
     reader = TableReader(csv, None, reading)
+    return photos_of(data_dir, reader), reader.report
+
+
+def photos_of(data_dir: str | Path, reader: TableReader) -> Photos:
+    """The photos; the report on the table then tells their classes from other folders."""
     found = find_photos(data_dir, reader)
-    return found, reader.table.report
+    labels = {photo.label: photo.known for photo in found.photos}
+    known, unknown = ([label for label in sorted(labels) if labels[label] is said] for said in (True, False))
+    reader.report.keep_labels(known, unknown)
+    return found
+
+
+def why_refused(found: Photos, report: TraitReport) -> str:
+    """Why these photos and this table cannot be trained with; '' where they can."""
+    try:
+        require_described(found, report.names_without_photos, report.source)
+        if not report.seen:
+            raise ValueError(f"No class of {report.source} is trained on. Give photos of some, or a column 'role'.")
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def require_share(test_fraction: float) -> None:
@@ -74,17 +93,19 @@ class TableReader:
         self.path, self.groups = " + ".join(map(str, self.csv)), groups
         self.reading = {name: value for name, value in reading.items() if value is not None}
         self.table: AttributeTable | None = None
+        self.report: TraitReport | None = None
 
     def __call__(self, names: set[str]) -> dict[str, str]:
         """The classes of those names that the table knows; its classes are then called as these."""
-        clean = {name: " ".join(name.split()) for name in names}  # no name of a class has spaces around it
-        self.table = self.read(sorted(set(clean.values())) or None)
+        clean = {name: " ".join(readable(name).split()) for name in names}  # no name of a class has spaces around it
+        self.table = self.read(sorted(set(clean.values())))
         known = set(self.table.class_names)
         return {name: class_name for name, class_name in clean.items() if class_name in known}
 
-    def read(self, names: list[str] | None) -> AttributeTable:
+    def read(self, names: list[str]) -> AttributeTable:
         """The table. Classes are called as in `names` where they match, and are seen unless the table says else."""
         table = read_traits(self.csv, photos=names, **self.reading)
+        self.report = table.report
         for warning in table.report.warnings if names else ():
             logger.warning("%s: %s.", self.path, warning)
         if self.groups is not None:
@@ -128,8 +149,17 @@ def require_described(found: Photos, class_names: list[str], csv: str) -> None:
 
 def warn_same_photos(found: Photos) -> None:
     """Warn about the same photo under two classes: one of them must be wrong."""
-    for photos in found.same_under_two_labels():
-        logger.warning("The same photo is under several classes: %s.", ", ".join(map(found.relative, photos)))
+    for line in describe_twice(found):
+        logger.warning("%s.", line)
+
+
+def describe_twice(found: Photos, shown: int = 5) -> list[str]:
+    """A line for each photo that is under two classes; of many, the first few and how many there are."""
+    twice = found.same_under_two_labels()
+    lines = [
+        f"the same photo under several classes: {', '.join(map(found.relative, photos))}" for photos in twice[:shown]
+    ]
+    return lines + [f"{len(twice) - shown} more photos under several classes"] * (len(twice) > shown)
 
 
 def warn_described_only(names: list[str]) -> None:

@@ -91,8 +91,8 @@ def read_traits(
     except ValueError as error:
         raise ValueError(f"{opened.sheet.source}, column {opened.class_column!r}: {error}") from None
     if photos_known:
-        matched = f"{len(found.folder_of)} of {len(folders)} photo classes found in it"
-        report.class_column = f"column {opened.class_column!r}, {matched}"
+        report.class_column = f"column {opened.class_column!r}"
+        report.photo_classes = len(found.folder_of), len(folders)
     _report_matches(report, found, folders, photos_known)
     class_names = [found.folder_of.get(name, name) for name in dict.fromkeys(opened.names)]
     for number in range(1, len(sources)):
