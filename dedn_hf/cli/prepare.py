@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_hf.cli.check import OneOrSeveral, add_reading_arguments, reading_of
+from dedn_hf.cli.check import READING, OneOrSeveral, add_reading_arguments, reading_of
 
 
 def add_prepare(commands: argparse._SubParsersAction) -> None:
@@ -63,7 +63,8 @@ def require_arguments_of(name: str, given: dict[str, Any]) -> None:
 
     from dedn_hf.data.loading import builder_class
 
-    known = inspect.signature(builder_class(name).__init__).parameters
+    known = {*inspect.signature(builder_class(name).__init__).parameters}
+    known |= set(READING) if "csv" in known else set()
     for argument in given:
         if argument not in known:
             raise ValueError(f"{name} takes no --{argument.replace('_', '-')}. Leave it out.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dedn_hf.data.base import ZeroShotBuilder
-from dedn_hf.data.own_photos import own_catalog
+from dedn_hf.data.own_photos import own_catalog, reading_among
 
 
 class Folder(ZeroShotBuilder):
@@ -24,9 +24,8 @@ class Folder(ZeroShotBuilder):
             `data_dir`.
         groups: attribute groups, where the CSV has no `#group` row: a CSV file of attribute,group or a dict.
         test_fraction: share of a seen class's images that is test_seen, above 0 and below 1.
-        names, name_column, use, ignore, kinds, sheet, long_columns, transposed, delimiter, encoding, header, decimal,
-            missing: as of `read_traits`.
-        options: `validation`, `strict`, `cache_dir`, `config_name`, `keep_metadata` of `ZeroShotBuilder`.
+        options: further arguments of `read_traits`, such as names, use, ignore, kinds, sheet; `validation`,
+            `strict`, `cache_dir`, `config_name`, `keep_metadata` of `ZeroShotBuilder`.
 
     Raises:
         FileNotFoundError: no such folder, or no such CSV file.
@@ -42,22 +41,6 @@ class Folder(ZeroShotBuilder):
         csv: str | Path | list[str | Path] | None = None,
         groups: str | Path | dict[str, str] | None = None,
         test_fraction: float = 0.2,
-        names: str | Path | dict[str, str] | None = None,
-        name_column: str | None = None,
-        use: list[str] | None = None,
-        ignore: list[str] | None = None,
-        kinds: dict[str, str] | None = None,
-        sheet: str | int | None = None,
-        long_columns: list[str] | None = None,
-        transposed: bool | None = None,
-        delimiter: str | None = None,
-        encoding: str | None = None,
-        header: int | None = None,
-        decimal: str | None = None,
-        missing: list[Any] | None = None,
         **options: Any,
     ) -> None:
-        reading = {"names": names, "name_column": name_column, "use": use, "ignore": ignore, "kinds": kinds}
-        reading |= {"sheet": sheet, "long_columns": long_columns, "transposed": transposed, "delimiter": delimiter}
-        reading |= {"encoding": encoding, "header": header, "decimal": decimal, "missing": missing}
-        super().__init__(own_catalog(data_dir, csv, groups, test_fraction, **reading), **options)
+        super().__init__(own_catalog(data_dir, csv, groups, test_fraction, **reading_among(options)), **options)

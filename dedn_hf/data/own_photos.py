@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
 from dedn_hf.data.photos import Photos, find_photos, readable
+from dedn_hf.data.stored import is_dataset, stored_photos
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names, read_groups
 from dedn_hf.traits import TraitReport, read_traits
 
@@ -29,7 +31,8 @@ def own_catalog(
     """The catalog of the images under `data_dir`; arguments and errors as `Folder`."""
     require_share(test_fraction)
     reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else csv, groups, reading)
-    found = photos_of(data_dir, reader)
+    found = find_photos(data_dir, reader)
+    reader.tell_classes(found)
     for line in found.describe_skipped():
         logger.warning("Not used: %s.", line)
     warn_same_photos(found)
@@ -47,16 +50,15 @@ def check(data_dir: str | Path, csv: str | Path | Sequence[str | Path], **readin
         FileNotFoundError, ValueError: as `find_photos` and `read_traits`.
     """
     reader = TableReader(csv, None, reading)
-    return photos_of(data_dir, reader), reader.report
+    found = stored_photos(str(data_dir), reader).found if is_dataset(data_dir) else find_photos(data_dir, reader)
+    reader.tell_classes(found)
+    return found, reader.report
 
 
-def photos_of(data_dir: str | Path, reader: TableReader) -> Photos:
-    """The photos; the report on the table then tells their classes from other folders."""
-    found = find_photos(data_dir, reader)
-    labels = {photo.label: photo.known for photo in found.photos}
-    known, unknown = ([label for label in sorted(labels) if labels[label] is said] for said in (True, False))
-    reader.report.keep_labels(known, unknown)
-    return found
+def reading_among(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the further arguments of `read_traits` out of the options of a data set."""
+    known = inspect.signature(read_traits).parameters.keys() - {"source", "photos", "like"}
+    return {name: options.pop(name) for name in list(options) if name in known}
 
 
 def why_refused(found: Photos, report: TraitReport) -> str:
@@ -101,6 +103,12 @@ class TableReader:
         self.table = self.read(sorted(set(clean.values())))
         known = set(self.table.class_names)
         return {name: class_name for name, class_name in clean.items() if class_name in known}
+
+    def tell_classes(self, found: Photos) -> None:
+        """The report on the table then tells the classes of the photos from other folders."""
+        labels = {photo.label: photo.known for photo in found.photos}
+        known, unknown = ([label for label in sorted(labels) if labels[label] is said] for said in (True, False))
+        self.report.keep_labels(known, unknown)
 
     def read(self, names: list[str]) -> AttributeTable:
         """The table. Classes are called as in `names` where they match, and are seen unless the table says else."""

@@ -83,7 +83,8 @@ class Photos:
         """Groups of photos with the same bytes that have different labels."""
         of_size, of_content = defaultdict(list), defaultdict(list)
         for photo in self.photos:
-            of_size[os.stat(photo.path).st_size].append(photo)
+            if os.path.isfile(photo.path):  # and no row of a data set
+                of_size[os.stat(photo.path).st_size].append(photo)
         for photos in of_size.values():
             if len({photo.label for photo in photos}) > 1:
                 for photo in photos:
