@@ -103,10 +103,9 @@ def test_a_data_set_stands_where_a_folder_of_photos_may_stand(kind, table, tmp_p
 
 def test_labels_of_a_data_set_and_a_table_are_matched_as_folders_are(tmp_path):
     birds(["house_wren"] * 3 + ["Kite"] * 3).save_to_disk(tmp_path / "saved")
-    (tmp_path / "t.csv").write_text("species;a;note\nHouse Wren;1;2\nKite;3;1\nSwan;2;9\n")
-    _, found = load(
-        "folder", tmp_path / "saved", csv=tmp_path / "t.csv", ignore=["note"], cache_dir=tmp_path / "cache"
-    )
+    (tmp_path / "t.csv").write_text("species;a;b\nHouse Wren;1;2\nKite;3;1\nSwan;2;9\n")
+    given = {"csv": tmp_path / "t.csv", "ignore": ["b"], "cache_dir": tmp_path / "cache"}
+    _, found = load("folder", tmp_path / "saved", **given)
     assert found.class_names == ["house_wren", "Kite", "Swan"]
     assert found.attribute_names == ["a"]
 
