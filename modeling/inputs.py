@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from .handler import JPEG, without_exif
+
 # Pictures -----------------------------------------------------------------------------------------------------------
 
 TURNS = {  # EXIF orientation -> how to set the picture upright
@@ -29,7 +31,6 @@ TURNS = {  # EXIF orientation -> how to set the picture upright
 }
 RANGES = (1.0, 2.0**8 - 1, 2.0**16 - 1, 2.0**32 - 1)  # of grey pictures: fractions, 8, 16 and 32 bits
 HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
-JPEG, EXIF_SEGMENT, SCAN, END = b"\xff\xd8", 0xE1, 0xDA, 0xD9
 
 
 def read_image(source: str | os.PathLike | bytes) -> Image.Image:
@@ -53,7 +54,7 @@ def open_encoded(source: str | os.PathLike | bytes) -> Image.Image:
             with open(source, "rb") as file:
                 source = file.read()
         if source.startswith(JPEG):
-            return Image.open(BytesIO(without_segments(source, {EXIF_SEGMENT})))
+            return Image.open(BytesIO(without_exif(source)))
         if source[4:12] in HEIC:
             if register_heic():
                 return Image.open(BytesIO(source))
@@ -99,20 +100,6 @@ def eight_bit(image: Image.Image) -> Image.Image:
     limit = next((limit for limit in RANGES[image.mode == "I" :] if low >= 0 and high <= limit), None)
     scaled = values / limit if limit else (values - low) / max(high - low, 1e-300)
     return Image.fromarray((scaled * 255).round().astype(np.uint8))
-
-
-def without_segments(jpeg: bytes, kinds: set[int]) -> bytes:
-    """A JPEG file without the segments of these kinds (second byte of their marker) before its first scan."""
-    kept, at = [jpeg[:2]], 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (SCAN, END):
-        if jpeg[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if jpeg[at + 1] not in kinds:
-            kept.append(jpeg[at:end])
-        at = end
-    return b"".join([*kept, jpeg[at:]])
 
 
 def register_heic() -> bool:

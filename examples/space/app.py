@@ -70,7 +70,7 @@ class Page:
         photo_scores, problem, attribute = None, gr.update(visible=False), self.table.attribute_names[0]
         if photo:
             try:
-                photo_scores = scoring.score_photo(self.model, scoring.open_photo(photo["path"]))
+                photo_scores = scoring.score_photo(self.model, scoring.open_photo(self.model, photo["path"]))
                 attribute = self.table.attribute_names[
                     scoring.strongest_attribute(self.model, photo_scores, self.table)
                 ]
