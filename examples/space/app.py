@@ -213,6 +213,7 @@ class Page:
                 button.click(partial(str, path), None, self.photo, show_progress="hidden")
 
     def build_result(self) -> None:
+        """The answer: the best classes, the reasons, and where the experts look."""
         gr.HTML("<h2>2. What is it, and why?</h2>")
         self.problem = gr.HTML(visible=False, elem_id="problem")
         self.ranking = gr.HTML(views.hint(NO_PHOTO), elem_id="ranking")
@@ -303,6 +304,7 @@ class Page:
 
             @gr.render([self.chosen, self.settings], triggers=[self.chosen.change], show_progress="hidden")
             def draw_controls(chosen: list[str], settings: dict) -> None:
+                """A control for each chosen trait: a list for a category, a slider for a number."""
                 for trait in chosen:
                     control, label = self.controls[trait], self.spoken_traits[trait]
                     label, value = f"{label}, {control.unit}".strip(", "), settings.get(trait, control.start)
