@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 Image.init()  # so that OPEN holds every format that this PIL reads
 # PIL knows more formats, some of which start other programs.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 if "AVIF" in Image.OPEN and features.check("avif"):
     FORMATS.append("AVIF")
+JPEG, EXIF_SEGMENT, SCAN, END = b"\xff\xd8", 0xE1, 0xDA, 0xD9  # how a file starts; second bytes of markers
 MAX_ASPECT_RATIO = 50  # preprocessing enlarges the shorter side to a fixed length: a thin line becomes a giant
 MAX_CANDIDATES = 2000
 MAX_NAME_LENGTH = 500
@@ -202,6 +203,30 @@ def decode_base64(text: str) -> bytes:
         raise BadRequest("The image is not valid base64 text; file names and paths are not read.") from None
 
 
+def without_exif(jpeg: bytes) -> bytes:
+    """A JPEG file without the segments of EXIF data before its first scan, for what PIL cannot read."""
+    kept, at = [jpeg[:2]], 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (SCAN, END):
+        if jpeg[at + 1] == 0xFF:  # a fill byte
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if jpeg[at + 1] != EXIF_SEGMENT:
+            kept.append(jpeg[at:end])
+        at = end
+    return b"".join([*kept, jpeg[at:]])
+
+
+def open_header(content: bytes) -> Image.Image:
+    """An image of which only the header was read. Damaged EXIF data do not cost the image."""
+    try:
+        return Image.open(BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        if not content.startswith(JPEG):
+            raise
+        return Image.open(BytesIO(without_exif(content)), formats=["JPEG"])
+
+
 def decode_image(image: bytes | Image.Image, max_pixels: int) -> Image.Image:
     """The decoded image, of an animation the first frame. Nothing too large is decoded.
 
@@ -209,7 +234,7 @@ def decode_image(image: bytes | Image.Image, max_pixels: int) -> Image.Image:
     """
     try:
         if not isinstance(image, Image.Image):
-            image = Image.open(BytesIO(image), formats=FORMATS)  # reads the header only
+            image = open_header(image)
         if image.width * image.height > max_pixels:
             raise BadRequest(f"The image has {image.width} x {image.height} pixels; {max_pixels} are allowed.", 413)
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from .handler import JPEG, without_exif
+
 # Pictures -----------------------------------------------------------------------------------------------------------
 
 TURNS = {  # EXIF orientation -> how to set the picture upright
@@ -29,7 +31,6 @@ TURNS = {  # EXIF orientation -> how to set the picture upright
 }
 RANGES = (1.0, 2.0**8 - 1, 2.0**16 - 1, 2.0**32 - 1)  # of grey pictures: fractions, 8, 16 and 32 bits
 HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
-JPEG, EXIF_SEGMENT, SCAN, END = b"\xff\xd8", 0xE1, 0xDA, 0xD9
 
 
 def read_image(source: str | os.PathLike | bytes) -> Image.Image:
@@ -53,7 +54,7 @@ def open_encoded(source: str | os.PathLike | bytes) -> Image.Image:
             with open(source, "rb") as file:
                 source = file.read()
         if source.startswith(JPEG):
-            return Image.open(BytesIO(without_segments(source, {EXIF_SEGMENT})))
+            return Image.open(BytesIO(without_exif(source)))
         if source[4:12] in HEIC:
             if register_heic():
                 return Image.open(BytesIO(source))
@@ -101,20 +102,6 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray((scaled * 255).round().astype(np.uint8))
 
 
-def without_segments(jpeg: bytes, kinds: set[int]) -> bytes:
-    """A JPEG file without the segments of these kinds (second byte of their marker) before its first scan."""
-    kept, at = [jpeg[:2]], 2
-    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (SCAN, END):
-        if jpeg[at + 1] == 0xFF:  # a fill byte
-            at += 1
-            continue
-        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if jpeg[at + 1] not in kinds:
-            kept.append(jpeg[at:end])
-        at = end
-    return b"".join([*kept, jpeg[at:]])
-
-
 def register_heic() -> bool:
     """Let PIL read HEIC where pillow-heif is installed; whether it can."""
     try:
@@ -131,10 +118,13 @@ def register_heic() -> bool:
 MISSING = {"", "-", "–", "—", "?", "??", ".", "..", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "unknown"}
 MISSING |= {"nd", "n.d.", "no data", "not available", "not known", "missing", "unbekannt", "k.a.", "k. a.", "inconnu"}
 MISSING |= {"desconocido", "desconhecido", "sconosciuto", "onbekend", "keine angabe", "unk", "unk."}
+MISSING |= {"#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  # errors of a spreadsheet
 YES = {"1", "yes", "y", "true", "t", "x", "✓", "✔", "☑", "+", "present", "ja", "j"}
 YES |= {"wahr", "w", "oui", "o", "vrai", "sí", "si", "s", "verdadero", "vero", "sim", "verdadeiro", "tak", "да"}
+YES |= {"sì", "ano", "igen", "evet", "kyllä", "はい", "是"}
 NO = {"0", "no", "n", "false", "f", "✗", "✘", "☐", "absent", "nein"}
 NO |= {"falsch", "nee", "non", "faux", "falso", "não", "nao", "nej", "nie", "нет"}
+NO |= {"ne", "nem", "hayır", "ei", "いいえ", "否"}
 _UNITS = {"mass": {"mg": 0.001, "g": 1, "kg": 1000, "t": 1e6, "oz": 28.349523125, "lb": 453.59237}}
 _UNITS["length"] = {"µm": 0.001, "mm": 1, "cm": 10, "dm": 100, "m": 1000, "km": 1e6, "in": 25.4, "ft": 304.8}
 _UNITS["area"] = {"mm2": 1, "cm2": 100, "m2": 1e6, "ha": 1e10, "km2": 1e12}
@@ -357,7 +347,7 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
         places, encoded = encode_one(traits, key, value, name)
         any_told = True
         values[places] = encoded
-        if traits[places[0]]["has_it"] == 100 and not isinstance(value, bool | np.bool_ | str):
+        if of_hundred(traits[places[0]]) and not isinstance(value, bool | np.bool_ | str):
             told.append(float(value))
     require_whole_scale(told, name)
     if not any_told or not values.any():
@@ -375,6 +365,11 @@ def encode_one(traits: Sequence[Mapping[str, Any]], key: Any, value: Any, name: 
         return places, encode([traits[i] for i in places], value)
     except ValueError as error:
         raise ValueError(f"{name!r}, {key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
+
+
+def of_hundred(trait: Mapping[str, Any]) -> bool:
+    """Whether the column is one of a table of 0 to 100."""
+    return trait["has_it"] is not None and trait["range"][1] == 100
 
 
 def require_whole_scale(numbers: Sequence[float], name: str) -> None:
@@ -421,7 +416,7 @@ def encode(traits: Sequence[Mapping[str, Any]], value: Any, decimal: str | None 
     try:
         number, unit = quantity(value, decimal) if isinstance(value, str) else (float(value), "")
         if unit == "%" and first["unit"] != "%" and whole:
-            number, unit = number * whole / 100, ""
+            number, unit = number * first["range"][1] / 100, ""
         number = in_unit(number, unit, first["unit"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{value!r} does not fit a number {_range_text(first)}: {error}") from None

@@ -7,12 +7,14 @@ pixels -> backbone -> feature map -> two experts of dual attention -> attribute 
 Letters of the shapes: B images, K classes, A attributes, E experts, C channels, R = H x W regions, D embedding size.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from torch.compiler import is_compiling
 from torch.nn import functional as F
@@ -33,6 +35,7 @@ from .experts import (
     seen_bias_vector,
     total_loss,
 )
+from .inputs import read_image
 from .saving import HUB_ARGUMENTS, push_model, replaced_model, require_config, write_card_and_requirements
 
 if TYPE_CHECKING:
@@ -227,6 +230,11 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             resample={"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}[c.interpolation],
         )
 
+    @staticmethod
+    def read_image(source: str | os.PathLike | bytes) -> Image.Image:
+        """A picture from a file or its bytes, as training and all other ways into the model read it: upright, RGB."""
+        return read_image(source)
+
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """As in transformers, but a whole model repository: also the code, the image processor, a card if absent.
 
@@ -237,7 +245,6 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         """
         # transformers copies the files of these along, because this one imports them.
         from .handler import EndpointHandler  # noqa: F401
-        from .inputs import read_image  # noqa: F401
 
         folder, hub = Path(save_directory), {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
         self.config.custom_pipelines = CUSTOM_PIPELINES

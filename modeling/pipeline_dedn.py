@@ -251,6 +251,10 @@ class DEDNPipeline(Pipeline):
         top_k: int | None = None,
         threshold: float | None = None,
     ) -> list[dict]:
+        """`[{"label", "score"}, ...]` of one image, best first; 'unknown' and a 'guess' where the best is too unsure.
+
+        class_names: K candidates, None for the model's classes. threshold: 0..1, lowest score of a sure answer.
+        """
         names = self.model.config.id2label if class_names is None else class_names
         best = zip(outputs["labels"][0].tolist(), outputs["scores"][0].tolist(), strict=True)
         found = [{"label": names[label], "score": score} for label, score in itertools.islice(best, top_k)]

@@ -190,14 +190,14 @@ def test_a_heat_map_is_orange_where_the_region_map_is_highest_and_grey_where_it_
 def test_a_file_that_is_no_picture_is_refused_in_words(content, tmp_path):
     (tmp_path / "bird.png").write_bytes(content)
     with pytest.raises(ValueError, match="does not open as a picture"):
-        scoring.open_photo(str(tmp_path / "bird.png"))
+        scoring.open_photo(DEDNForZeroShot, str(tmp_path / "bird.png"))
 
 
 def test_a_photo_is_turned_upright(tmp_path):
     tags = Image.Exif()
     tags[274] = 6  # lies on its side
     photo((90, 70)).save(tmp_path / "side.jpg", exif=tags)
-    assert scoring.open_photo(str(tmp_path / "side.jpg")).size == (70, 90)
+    assert scoring.open_photo(DEDNForZeroShot, str(tmp_path / "side.jpg")).size == (70, 90)
 
 
 def test_a_source_without_a_model_is_refused(tmp_path):
@@ -218,7 +218,8 @@ def test_the_computing_needs_the_model_folder_and_no_dedn_hf(model, tmp_path):
         sys.path.insert(0, {str(SPACE)!r})
         import scoring
         model = scoring.load_model({str(tmp_path / "model")!r})
-        photo_scores = scoring.score_photo(model, scoring.open_photo({str(SPACE / "examples" / "griffle.png")!r}))
+        photo = scoring.open_photo(model, {str(SPACE / "examples" / "griffle.png")!r})
+        photo_scores = scoring.score_photo(model, photo)
         table = model.attribute_table
         table = scoring.with_class(table, "mine", scoring.describe(table, scoring.AVERAGE, {{"attribute 3": 1}}))
         assert scoring.class_logits(model, photo_scores, table).shape == (8,)
@@ -299,7 +300,7 @@ def test_the_example_pictures_are_small():
     assert len(files) >= 4
     for file in files:
         assert file.stat().st_size < 30_000
-        scoring.open_photo(str(file))
+        scoring.open_photo(DEDNForZeroShot, str(file))
 
 
 # The page, without a browser -----------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def photos_in(folder: str, unused: Photos) -> Iterator[str]:
 
 def rows_of(source: str, column: str | None, otherwise: str = "") -> list[Rows]:
     """The images of a data set. otherwise: how the message begins where there is none."""
-    from dedn_hf.data.existing import find_images, open_dataset
+    from dedn_hf.data.stored import find_images, open_dataset
 
     try:
         splits = open_dataset(source)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from dedn_hf.cli.backbone import add_backbone_arguments, pooled_photos, take_backbone
-from dedn_hf.cli.check import add_reading_arguments, reading_of
+from dedn_hf.cli.check import add_reading_arguments, add_traits_argument, reading_of
 
 
 def add_baselines(commands: argparse._SubParsersAction) -> None:
@@ -21,7 +21,7 @@ def add_baselines(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "photos", nargs="?", metavar="PHOTOS", help="folder with one folder a class, or a list of files"
     )
-    parser.add_argument("--traits", metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    add_traits_argument(parser)
     parser.add_argument(
         "--data", metavar="NAME", help="in place of PHOTOS: cub, sun, awa2, shapes, or a prepared folder"
     )
@@ -33,7 +33,7 @@ def add_baselines(commands: argparse._SubParsersAction) -> None:
 
 def run_baselines(
     photos: str | None = None,
-    traits: str | None = None,
+    traits: str | list[str] | None = None,
     data: str | None = None,
     data_dir: str | None = None,
     **options: Any,

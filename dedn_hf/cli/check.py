@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from dedn_hf.studies.forecast import Forecast
     from dedn_hf.studies.short_trainings import ShortTrainings
 
-READING = ("names", "name_column", "use", "ignore", "kinds", "sheet")
+READING = ("names", "name_column", "use", "ignore", "kinds", "sheet", "long_columns", "transposed", "delimiter")
+READING += ("encoding", "header", "decimal", "missing")
 FEW = 5  # photos; below, a class is hardly learned and hardly tested
 
 
@@ -25,7 +26,7 @@ def add_check(commands: argparse._SubParsersAction) -> None:
         "says what accuracy to expect of classes without photos, which traits photos show, and what would help.",
     )
     parser.add_argument("photos", metavar="PHOTOS", help="folder with one folder a class, or a list of files")
-    parser.add_argument("--traits", required=True, metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    add_traits_argument(parser, required=True)
     add_backbone_arguments(parser)
     parser.add_argument(
         "--thorough",
@@ -37,8 +38,24 @@ def add_check(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run_check)
 
 
+class OneOrSeveral(argparse.Action):
+    """An option that may be given again: one value, or a list of all."""
+
+    def __call__(self, parser, namespace, value, option_string=None) -> None:
+        before = getattr(namespace, self.dest)
+        before = [before] if isinstance(before, str) else before
+        setattr(namespace, self.dest, value if before is None else [*before, value])
+
+
+def add_traits_argument(parser: argparse.ArgumentParser, **options: Any) -> None:
+    """--traits FILE, once or several times."""
+    what = "table of traits: CSV of any kind, or Excel; give it again for a further table, which adds columns"
+    parser.add_argument("--traits", metavar="FILE", action=OneOrSeveral, help=what, **options)
+
+
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """How to read a table of traits where the guesses are wrong: arguments of `read_traits`."""
+    parser = parser.add_argument_group("reading the table, where a guess is wrong")
     parser.add_argument("--names", metavar="FILE", help="CSV of folder,name, where folders and table differ")
     parser.add_argument("--name-column", metavar="NAME", help="column with the names of the classes")
     parser.add_argument("--use", nargs="+", metavar="COLUMN", help="columns that are traits, whatever they look like")
@@ -50,13 +67,32 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COLUMN=KIND",
         help="number, percent, yes/no or category, as in body_mass=number",
     )
-    parser.add_argument("--sheet", metavar="NAME", help="sheet of an Excel file")
+    parser.add_argument("--sheet", metavar="NAME", help="sheet of an Excel file, by name or number")
+    parser.add_argument(
+        "--long",
+        dest="long_columns",
+        nargs="+",
+        metavar="COLUMN",
+        help="one trait a row: columns of the trait, the value and, where there is one, the unit",
+    )
+    parser.add_argument(
+        "--transposed", action=argparse.BooleanOptionalAction, default=None, help="classes stand in columns"
+    )
+    parser.add_argument("--delimiter", metavar="SIGN", help="between columns, such as ';' or tab")
+    parser.add_argument("--encoding", metavar="NAME", help="of the text, such as cp1250")
+    parser.add_argument("--header", type=int, metavar="LINE", help="line of the names of columns, from 1")
+    parser.add_argument("--decimal", choices=(".", ","), help="decimal sign")
+    parser.add_argument("--missing", nargs="+", metavar="MARK", help="further marks of gaps, such as -7")
 
 
 def reading_of(given: dict[str, Any]) -> dict[str, Any]:
     """Of the arguments of a command, those that `add_reading_arguments` added, as `read_traits` takes them."""
     reading = {name: given[name] for name in READING if given.get(name) is not None}
-    return {**reading, "kinds": kinds_of(reading["kinds"])} if "kinds" in reading else reading
+    if "kinds" in reading:
+        reading["kinds"] = kinds_of(reading["kinds"])
+    if reading.get("delimiter", "").lower() in ("tab", "\\t"):
+        reading["delimiter"] = "\t"
+    return reading
 
 
 def kinds_of(texts: list[str]) -> dict[str, str]:
@@ -67,14 +103,16 @@ def kinds_of(texts: list[str]) -> dict[str, str]:
     return dict(text.rpartition("=")[::2] for text in texts)
 
 
-def run_check(photos: str, traits: str, out: str | None = None, thorough: bool = False, **given: Any) -> None:
+def run_check(
+    photos: str, traits: str | list[str], out: str | None = None, thorough: bool = False, **given: Any
+) -> None:
     """Print what was found, and with a backbone what to expect; write it all to `out`.
 
     Raises:
         FileNotFoundError, ValueError: as `dedn_hf.data.own_photos.check`, and as `dedn_hf.studies.forecast`.
     """
     from dedn_hf.cli.check_page import write_page
-    from dedn_hf.data.own_photos import check
+    from dedn_hf.data.own_photos import check, describe_twice, why_refused
     from dedn_hf.modeling.saving import require_writable
 
     if out is not None:
@@ -94,13 +132,12 @@ def run_check(photos: str, traits: str, out: str | None = None, thorough: bool =
         print(f"  fewer than {FEW} photos: {', '.join(few[:8])}{f' and {len(few) - 8} more' if len(few) > 8 else ''}")
     for line in found.describe_skipped():
         print(f"  not used: {line}")
-    twice = [
-        f"the same photo under several classes: {', '.join(map(found.relative, same))}"
-        for same in found.same_under_two_labels()
-    ]
+    twice = describe_twice(found)
     for line in twice:
         print(f"  ! {line}")
     print(report)
+    if problem := why_refused(found, report):
+        print(f"  ! cannot be trained with as it is: {problem}")
     expected, trained = None, None
     source = {"name": "folder", "data_dir": photos, "csv": traits, **reading}
     if backbone:

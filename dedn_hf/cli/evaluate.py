@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedn_hf.cli.check import add_reading_arguments, reading_of
+from dedn_hf.cli.check import OneOrSeveral, add_reading_arguments, reading_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +32,12 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
     parser.add_argument("photos", metavar="PHOTOS", nargs="?", help="folder with one folder a class, or list of files")
     parser.add_argument("--all", dest="all_new", action="store_true", help="none was trained on: test on every photo")
-    parser.add_argument("--traits", metavar="FILE", help="choose among the classes of this table (default: its own)")
+    parser.add_argument(
+        "--traits",
+        metavar="FILE",
+        action=OneOrSeveral,
+        help="choose among the classes of this table (default: its own); give it again for a further table",
+    )
     add_reading_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write all numbers to this file")
     parser.add_argument("--html", metavar="FILE", help="write a page with diagrams and the confusion of all classes")

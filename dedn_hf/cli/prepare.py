@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dedn_hf.cli.check import add_reading_arguments, reading_of
+from dedn_hf.cli.check import READING, OneOrSeveral, add_reading_arguments, reading_of
 
 
 def add_prepare(commands: argparse._SubParsersAction) -> None:
@@ -19,7 +19,11 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("name", metavar="NAME", help="cub, sun, awa2, folder or shapes")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--data-dir", help="folder of the images: the unpacked archive, or its parent")
-    parser.add_argument("--csv", help="folder: table of traits (default: attributes.csv in the data folder)")
+    parser.add_argument(
+        "--csv",
+        action=OneOrSeveral,
+        help="folder: table of traits (default: attributes.csv in the data folder); give it again for a further table",
+    )
     add_reading_arguments(parser)
     parser.add_argument("--groups", help="folder: CSV file of attribute,group")
     parser.add_argument("--test-fraction", type=float, help="folder: share of a seen class to test on (default 0.2)")
@@ -59,7 +63,8 @@ def require_arguments_of(name: str, given: dict[str, Any]) -> None:
 
     from dedn_hf.data.loading import builder_class
 
-    known = inspect.signature(builder_class(name).__init__).parameters
+    known = {*inspect.signature(builder_class(name).__init__).parameters}
+    known |= set(READING) if "csv" in known else set()
     for argument in given:
         if argument not in known:
             raise ValueError(f"{name} takes no --{argument.replace('_', '-')}. Leave it out.")

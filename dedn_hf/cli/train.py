@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dedn_hf.cli.check import READING, add_reading_arguments, reading_of, run_check
+from dedn_hf.cli.check import READING, add_reading_arguments, add_traits_argument, reading_of, run_check
 
 if TYPE_CHECKING:
     import datasets
@@ -35,7 +35,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "photos", nargs="?", metavar="PHOTOS", help="folder with one folder a class, or a list of files"
     )
-    parser.add_argument("--traits", metavar="FILE", help="table of traits: CSV of any kind, or Excel")
+    add_traits_argument(parser)
     parser.add_argument("--out", "--output-dir", required=True, metavar="MODEL", help="folder for the trained model")
     parser.add_argument(
         "--effort", choices=("quick", "normal", "best"), help="how much to try: time against accuracy (default normal)"
@@ -162,7 +162,7 @@ def named_preset(preset: str, variant: str | None = None, changes: list[str] | N
     return found, given.get("features")
 
 
-def own_preset(out: str, photos: str, traits: str | None = None, **given: Any) -> tuple:
+def own_preset(out: str, photos: str, traits: str | list[str] | None = None, **given: Any) -> tuple:
     """A preset for these photos, after `dedn check` has looked at them, and the folder for features."""
     from dedn_hf.data.loading import load
     from dedn_hf.publish.saved import load_model

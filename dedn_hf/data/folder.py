@@ -7,7 +7,7 @@ from typing import Any
 
 from dedn_hf.data.base import ZeroShotBuilder
 from dedn_hf.data.labelled import labelled_catalog
-from dedn_hf.data.own_photos import own_catalog
+from dedn_hf.data.own_photos import own_catalog, reading_among
 
 
 class Folder(ZeroShotBuilder):
@@ -21,13 +21,14 @@ class Folder(ZeroShotBuilder):
 
     Args:
         data_dir: folder of class folders, or a list of files and labels, see `find_photos`.
-        csv: table of traits, of any kind that `read_traits` reads; default `attributes.csv` in `data_dir`.
+        csv: table of traits, or a list of tables, of any kind that `read_traits` reads; default `attributes.csv` in
+            `data_dir`.
         groups: attribute groups, where the CSV has no `#group` row: a CSV file of attribute,group or a dict.
         test_fraction: share of a seen class's images that is test_seen, above 0 and below 1.
         labels: list of files and labels, which alone say which photo is which class; old_photos, like: then as of
             `labelled_catalog`.
-        names, name_column, use, ignore, kinds, sheet: as of `read_traits`.
-        options: `validation`, `strict`, `cache_dir`, `config_name`, `keep_metadata` of `ZeroShotBuilder`.
+        options: further arguments of `read_traits`, such as names, use, ignore, kinds, sheet; `validation`,
+            `strict`, `cache_dir`, `config_name`, `keep_metadata` of `ZeroShotBuilder`.
 
     Raises:
         FileNotFoundError: no such folder, or no such CSV file.
@@ -40,22 +41,15 @@ class Folder(ZeroShotBuilder):
     def __init__(
         self,
         data_dir: str | Path,
-        csv: str | Path | None = None,
+        csv: str | Path | list[str | Path] | None = None,
         groups: str | Path | dict[str, str] | None = None,
         test_fraction: float = 0.2,
-        names: str | Path | dict[str, str] | None = None,
-        name_column: str | None = None,
-        use: list[str] | None = None,
-        ignore: list[str] | None = None,
-        kinds: dict[str, str] | None = None,
-        sheet: str | int | None = None,
         labels: str | Path | None = None,
         old_photos: str | Path | None = None,
         like: str | None = None,
         **options: Any,
     ) -> None:
-        reading = {"names": names, "name_column": name_column, "use": use, "ignore": ignore}
-        reading |= {"kinds": kinds, "sheet": sheet}
+        reading = reading_among(options)
         if labels is None:
             catalog = own_catalog(data_dir, csv, groups, test_fraction, **reading)
         else:

@@ -82,7 +82,7 @@ def read_labelled(
     rows = read_labels(labels, found)
     if like is not None:
         return of_known_classes(rows, labels, found, model_table(like, csv, reading), old_photos)
-    reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else Path(csv), groups, reading)
+    reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else csv, groups, reading)
     names: dict[str, str] = {}
 
     def match(folders: set[str]) -> dict[str, str]:

@@ -54,7 +54,7 @@ def load(
         return load_prepared(name, validation, cache_dir)
     if data_dir is not None:
         options["data_dir"] = data_dir
-    builder = builder_class(str(name))(validation=validation, strict=strict, cache_dir=cache_dir, **options)
+    builder = builder_class(str(name), data_dir)(validation=validation, strict=strict, cache_dir=cache_dir, **options)
     return builder.load(), builder.table
 
 
@@ -78,8 +78,15 @@ def load_prepared(
     return datasets.DatasetDict({split: splits.get(split, empty) for split in SPLITS[config_name]}), table
 
 
-def builder_class(name: str) -> type[ZeroShotBuilder]:
-    """The builder of a data set; raises ValueError, with near names, for an unknown one."""
+def builder_class(name: str, data_dir: str | Path | None = None) -> type[ZeroShotBuilder]:
+    """The builder of a data set; a 'folder' that `datasets` wrote is an 'existing' one.
+
+    Raises ValueError, with near names, for an unknown one.
+    """
+    if name == "folder" and data_dir is not None:
+        from dedn_hf.data.stored import is_dataset
+
+        name = "existing" if is_dataset(data_dir) else name
     if name not in BUILDERS:
         raise ValueError(
             f"No data set {name!r}: there are {', '.join(BUILDERS)}, and folders that `dedn prepare` wrote."

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dedn_hf.data.base import abbreviate
 from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
-from dedn_hf.data.photos import Photos, find_photos
+from dedn_hf.data.photos import Photos, find_photos, readable
+from dedn_hf.data.stored import is_dataset, stored_photos
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names, read_groups
 from dedn_hf.traits import TraitReport, read_traits
 
@@ -21,15 +23,16 @@ logger = logging.getLogger(__name__)
 
 def own_catalog(
     data_dir: str | Path,
-    csv: str | Path | None,
+    csv: str | Path | Sequence[str | Path] | None,
     groups: str | Path | dict[str, str] | None,
     test_fraction: float,
     **reading: Any,
 ) -> Catalog:
     """The catalog of the images under `data_dir`; arguments and errors as `Folder`."""
     require_share(test_fraction)
-    reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else Path(csv), groups, reading)
+    reader = TableReader(Path(data_dir) / "attributes.csv" if csv is None else csv, groups, reading)
     found = find_photos(data_dir, reader)
+    reader.tell_classes(found)
     for line in found.describe_skipped():
         logger.warning("Not used: %s.", line)
     warn_same_photos(found)
@@ -37,18 +40,36 @@ def own_catalog(
     return described_catalog(found, reader, test_fraction, stamps)
 
 
-def check(data_dir: str | Path, csv: str | Path, **reading: Any) -> tuple[Photos, TraitReport]:
+def check(data_dir: str | Path, csv: str | Path | Sequence[str | Path], **reading: Any) -> tuple[Photos, TraitReport]:
     """The photos and the report on the table, for a look before the training.
 
     Args:
-        reading: names, name_column, use, ignore, kinds, sheet of `read_traits`.
+        reading: further arguments of `read_traits`, such as names, use, ignore, kinds.
 
     Raises:
         FileNotFoundError, ValueError: as `find_photos` and `read_traits`.
     """
-    reader = TableReader(Path(csv), None, reading)
-    found = find_photos(data_dir, reader)
-    return found, reader.table.report
+    reader = TableReader(csv, None, reading)
+    found = stored_photos(str(data_dir), reader).found if is_dataset(data_dir) else find_photos(data_dir, reader)
+    reader.tell_classes(found)
+    return found, reader.report
+
+
+def reading_among(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the further arguments of `read_traits` out of the options of a data set."""
+    known = inspect.signature(read_traits).parameters.keys() - {"source", "photos", "like"}
+    return {name: options.pop(name) for name in list(options) if name in known}
+
+
+def why_refused(found: Photos, report: TraitReport) -> str:
+    """Why these photos and this table cannot be trained with; '' where they can."""
+    try:
+        require_described(found, report.names_without_photos, report.source)
+        if not report.seen:
+            raise ValueError(f"No class of {report.source} is trained on. Give photos of some, or a column 'role'.")
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def require_share(test_fraction: float) -> None:
@@ -61,24 +82,38 @@ class TableReader:
     """Reads the table once the names of the folders, or labels, with photos are known.
 
     Args:
-        path: of the table. groups: as of `Folder`. reading: further arguments of `read_traits`.
+        csv: the table, or several. groups: as of `Folder`. reading: further arguments of `read_traits`.
     """
 
-    def __init__(self, path: Path, groups: str | Path | dict[str, str] | None, reading: Mapping[str, Any]) -> None:
-        self.path, self.groups = path, groups
+    def __init__(
+        self,
+        csv: str | Path | Sequence[str | Path],
+        groups: str | Path | dict[str, str] | None,
+        reading: Mapping[str, Any],
+    ) -> None:
+        self.csv = [Path(each) for each in ([csv] if isinstance(csv, str | Path) else csv)]
+        self.path, self.groups = " + ".join(map(str, self.csv)), groups
         self.reading = {name: value for name, value in reading.items() if value is not None}
         self.table: AttributeTable | None = None
+        self.report: TraitReport | None = None
 
     def __call__(self, names: set[str]) -> dict[str, str]:
         """The classes of those names that the table knows; its classes are then called as these."""
-        clean = {name: " ".join(name.split()) for name in names}  # no name of a class has spaces around it
-        self.table = self.read(sorted(set(clean.values())) or None)
+        clean = {name: " ".join(readable(name).split()) for name in names}  # no name of a class has spaces around it
+        self.table = self.read(sorted(set(clean.values())))
         known = set(self.table.class_names)
         return {name: class_name for name, class_name in clean.items() if class_name in known}
 
-    def read(self, names: list[str] | None) -> AttributeTable:
+    def tell_classes(self, found: Photos) -> None:
+        """The report on the table then tells the classes of the photos from other folders."""
+        labels = {photo.label: photo.known for photo in found.photos}
+        known, unknown = ([label for label in sorted(labels) if labels[label] is said] for said in (True, False))
+        self.report.keep_labels(known, unknown)
+
+    def read(self, names: list[str]) -> AttributeTable:
         """The table. Classes are called as in `names` where they match, and are seen unless the table says else."""
-        table = read_traits(self.path, photos=names, **self.reading)
+        table = read_traits(self.csv, photos=names, **self.reading)
+        self.report = table.report
         for warning in table.report.warnings if names else ():
             logger.warning("%s: %s.", self.path, warning)
         if self.groups is not None:
@@ -105,7 +140,7 @@ def described_catalog(found: Photos, reader: TableReader, test_fraction: float, 
     return Catalog(table, images, found.root, dropped, paths)
 
 
-def require_described(found: Photos, class_names: list[str], csv: Path | str) -> None:
+def require_described(found: Photos, class_names: list[str], csv: str) -> None:
     """Raise ValueError where there are no images, or where images belong to no class of the CSV."""
     if not found.photos:
         skipped = "".join(f" Not used: {line}." for line in found.describe_skipped())
@@ -122,8 +157,17 @@ def require_described(found: Photos, class_names: list[str], csv: Path | str) ->
 
 def warn_same_photos(found: Photos) -> None:
     """Warn about the same photo under two classes: one of them must be wrong."""
-    for photos in found.same_under_two_labels():
-        logger.warning("The same photo is under several classes: %s.", ", ".join(map(found.relative, photos)))
+    for line in describe_twice(found):
+        logger.warning("%s.", line)
+
+
+def describe_twice(found: Photos, shown: int = 5) -> list[str]:
+    """A line for each photo that is under two classes; of many, the first few and how many there are."""
+    twice = found.same_under_two_labels()
+    lines = [
+        f"the same photo under several classes: {', '.join(map(found.relative, photos))}" for photos in twice[:shown]
+    ]
+    return lines + [f"{len(twice) - shown} more photos under several classes"] * (len(twice) > shown)
 
 
 def warn_described_only(names: list[str]) -> None:

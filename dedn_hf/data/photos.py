@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import IO
 import PIL.Image
 
 from dedn_hf.modeling.inputs import open_encoded, register_heic
+from dedn_hf.traits import open_sheet
 
 LISTS = ("metadata.csv", "metadata.parquet", "metadata.jsonl")  # as in `datasets`' ImageFolder
 FILE_COLUMNS = ("file_name", "file", "filename", "path", "filepath", "file_path", "image", "image_path", "photo")
@@ -81,7 +83,8 @@ class Photos:
         """Groups of photos with the same bytes that have different labels."""
         of_size, of_content = defaultdict(list), defaultdict(list)
         for photo in self.photos:
-            of_size[os.stat(photo.path).st_size].append(photo)
+            if os.path.isfile(photo.path):  # and no row of a data set
+                of_size[os.stat(photo.path).st_size].append(photo)
         for photos in of_size.values():
             if len({photo.label for photo in photos}) > 1:
                 for photo in photos:
@@ -95,7 +98,8 @@ Match = Callable[[set[str]], dict[str, str]]
 def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos:
     """The photos of a folder or of a list of files.
 
-    A folder with metadata.csv, .parquet or .jsonl is read by that list; so is a CSV, Parquet or JSON Lines file.
+    A folder with metadata.csv, .parquet or .jsonl, or with such lists in its folders train and test, is read by these;
+    so is a list that is given: CSV, Excel, Parquet or JSON Lines.
     Otherwise a photo belongs to the nearest folder above it that is a class. Folders named train, val or test above
     the classes say which photos to train on and which to test on.
 
@@ -109,12 +113,11 @@ def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos
     """
     source = os.path.abspath(os.fspath(source))
     if os.path.isfile(source):
-        return listed_photos(source, match)
+        return listed_photos([source], os.path.dirname(source), match)
     if not os.path.isdir(source):
         raise FileNotFoundError(f"No folder {source}. Pass the folder that holds one folder of images a class.")
-    for name in LISTS:
-        if os.path.isfile(os.path.join(source, name)):
-            return listed_photos(os.path.join(source, name), match)
+    if lists := lists_in(source):
+        return listed_photos(lists, source, match)
     found = Photos(source)
     usable = []
     for path, parts in walk(source, found):
@@ -124,8 +127,9 @@ def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos
         else:
             usable.append((path, parts))
     classes = {} if match is None else match({name for _, parts in usable for name in parts[:-1]})
+    depth = usual_depth([parts[:-1] for _, parts in usable], classes)
     for path, parts in usable:
-        label, split, known = place_of(parts[:-1], classes, match is None)
+        label, split, known = place_of(parts[:-1], classes, match is None, depth)
         if label:
             found.photos.append(Photo(path, label, split, known))
         else:
@@ -155,17 +159,26 @@ def walk(
             yield from walk(path, found, inside, above)
 
 
-def place_of(folders: Sequence[str], classes: Mapping[str, str], any_name: bool) -> tuple[str, str, bool]:
+def usual_depth(places: Sequence[Sequence[str]], classes: Mapping[str, str]) -> int:
+    """How deep most folders of classes lie, 0 where none is known: there, a folder without a row is a class, too."""
+    depths = Counter(i for folders in places for i, name in enumerate(folders) if name in classes)
+    return depths.most_common(1)[0][0] if depths else 0
+
+
+def place_of(
+    folders: Sequence[str], classes: Mapping[str, str], any_name: bool, depth: int = 0
+) -> tuple[str, str, bool]:
     """Class, split and whether the class is known, of a file in these folders, the outermost first.
 
-    classes: names of folders -> classes. any_name: every folder is a class, and known.
+    classes: names of folders -> classes. any_name: every folder is a class, and known. depth: of most classes.
     """
     nearest = next((name for name in reversed(folders) if name in classes), None)
     others = [name for name in folders if name.lower() not in SPLIT_FOLDERS or name == nearest]
     split = next((SPLIT_FOLDERS[name.lower()] for name in folders if name not in others), "")
     if nearest is not None:
         return classes[nearest], split, True
-    return (others[0] if others else ""), split, any_name
+    beside = folders[depth] if depth < len(folders) and folders[depth] in others else None
+    return (beside or (others[0] if others else "")), split, any_name
 
 
 def why_unused(path: str) -> str | None:
@@ -188,19 +201,27 @@ def why_unused(path: str) -> str | None:
     return None
 
 
-def listed_photos(path: str, match: Match | None = None) -> Photos:
-    """The photos that a list names: a column of files, relative to the list's folder, and a column of labels."""
-    rows = read_list(path)
-    columns = [str(column) for column in rows[0]] if rows else []
-    file_column = required_column(path, columns, FILE_COLUMNS, "files")
-    label_column = required_column(path, [c for c in columns if c != file_column], LABEL_COLUMNS, "labels")
-    split_column = column_of(columns, SPLIT_COLUMNS)
-    found, absent = Photos(os.path.dirname(path)), []
-    labels = {text_of(row[label_column]) for row in rows}
-    classes = {label: label for label in labels} if match is None else match(labels)
-    for row in rows:
-        name, label = text_of(row[file_column]), text_of(row[label_column])
-        place = os.path.join(found.root, name)
+def lists_in(folder: str) -> list[str]:
+    """Lists of photos of a folder: its own, or those of its folders train, val and test, as ImageFolder has them."""
+    splits = sorted(name for name in os.listdir(folder) if name.lower() in SPLIT_FOLDERS)
+    for places in ([folder], [os.path.join(folder, name) for name in splits]):
+        lists = [os.path.join(place, name) for place in places for name in LISTS]
+        if found := [path for path in lists if os.path.isfile(path)]:
+            return found
+    return []
+
+
+def listed_photos(paths: Sequence[str], root: str, match: Match | None = None) -> Photos:
+    """The photos that lists name: a column of files, relative to the list's folder, and a column of labels."""
+    found, absent, entries = Photos(root), [], {}
+    for path in paths:
+        entries |= dict.fromkeys(entries_of(path))
+    labels = {label for _, _, label, _ in entries}
+    classes = {label: label for label in labels} if match is None else match(labels - {""})
+    for folder, name, label, split in entries:
+        place = os.path.join(folder, name)
+        if not os.path.isfile(place) and "\\" in name:  # of a list that was written on Windows
+            place = os.path.join(folder, name.replace("\\", "/"))
         if not name or not label:
             found.skipped["rows without a file or without a label"].append(name or label or "(both empty)")
         elif not os.path.isfile(place):
@@ -208,14 +229,30 @@ def listed_photos(path: str, match: Match | None = None) -> Photos:
         elif reason := why_unused(place):
             found.skipped[reason].append(name)
         else:
-            split = SPLIT_FOLDERS.get(text_of(row[split_column]).lower(), "") if split_column else ""
             found.photos.append(Photo(place, classes.get(label, label), split, label in classes))
     if absent and not found.photos:
-        raise ValueError(f"{path} names {len(absent)} files, and none is there. The first is {absent[0]!r}.")
+        raise ValueError(f"{paths[0]} names {len(absent)} files, and none is there. The first is {absent[0]!r}.")
     if absent:
         found.skipped["files of the list that are not there"] = absent
     found.photos.sort(key=lambda photo: photo.path)
     return found
+
+
+def entries_of(path: str) -> Iterator[tuple[str, str, str, str]]:
+    """Folder, file, label and split of each row of a list; a list in a folder train or test is of that split."""
+    rows, folder = read_list(path), os.path.dirname(path)
+    columns = [str(column) for column in rows[0]] if rows else []
+    file_column = required_column(path, columns, FILE_COLUMNS, "files")
+    label_column = required_column(path, [c for c in columns if c != file_column], LABEL_COLUMNS, "labels")
+    split_column = column_of(columns, SPLIT_COLUMNS)
+    for row in rows:
+        split = text_of(row[split_column]) if split_column else os.path.basename(folder)
+        yield (
+            folder,
+            text_of(row[file_column]),
+            readable(text_of(row[label_column])),
+            SPLIT_FOLDERS.get(split.lower(), ""),
+        )
 
 
 def read_list(path: str) -> list[dict]:
@@ -223,7 +260,11 @@ def read_list(path: str) -> list[dict]:
     import pandas
 
     suffix = Path(path).suffix.lower()
+    with open(path, "rb") as file:
+        start = file.read(4)
     try:
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start == b"PK\x03\x04":  # UTF-16 or Excel
+            return open_sheet(path).cells.to_dict("records")
         if suffix == ".parquet":
             return pandas.read_parquet(path).to_dict("records")
         if suffix in (".jsonl", ".json"):
@@ -236,8 +277,11 @@ def read_list(path: str) -> list[dict]:
 
 def csv_rows(file: IO[str]) -> csv.DictReader:
     """The rows of a CSV file, one by one, parted by what its first line has most of."""
-    delimiter = max(",;\t", key=file.readline().count)
-    file.seek(0)
+    first = file.readline()
+    named = re.fullmatch(r'"?sep=(.)"?[,;\t]*', first.strip("\r\n "), re.IGNORECASE)
+    delimiter = named.group(1) if named else max(",;\t|", key=first.count)
+    if not named:
+        file.seek(0)
     return csv.DictReader(file, delimiter=delimiter)
 
 
@@ -259,6 +303,15 @@ def required_column(path: str, columns: Sequence[str], names: Sequence[str], wha
 def text_of(value: object) -> str:
     """A cell as text; '' where it is empty."""
     return "" if value is None or value != value else str(value).strip()
+
+
+def readable(name: str) -> str:
+    """A name of any bytes as text: what is no UTF-8 is Latin-1, as Windows writes it."""
+    content = os.fsencode(name)
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("cp1252", "replace")
 
 
 def printable(name: str) -> str:

@@ -60,7 +60,7 @@ def prepare(
         options["data_dir"] = data_dir
     unfinished = out.with_name(f"{out.name}.dedn-unfinished")
     how = {"config_name": "portions", "strict": strict, "keep_metadata": keep_metadata}
-    builder = builder_class(name)(cache_dir=unfinished / "cache", **how, **options)
+    builder = builder_class(name, data_dir)(cache_dir=unfinished / "cache", **how, **options)
     fresh_folder(unfinished)
     try:
         data = str(unfinished / DATA_FOLDER)

@@ -12,7 +12,8 @@ from io import BytesIO
 
 from PIL import ExifTags, Image
 
-from dedn_hf.modeling.inputs import JPEG, TURNS, open_encoded, orientation
+from dedn_hf.modeling.handler import JPEG
+from dedn_hf.modeling.inputs import TURNS, open_encoded, orientation
 
 PNG, PNG_METADATA = b"\x89PNG\r\n\x1a\n", {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"}
 WEBP_METADATA = {b"EXIF": 0x08, b"XMP ": 0x04}  # chunk -> its flag in the chunk VP8X

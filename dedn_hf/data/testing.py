@@ -10,8 +10,10 @@ import datasets
 
 from dedn_hf.data.base import ZeroShotBuilder, abbreviate
 from dedn_hf.data.catalog import Catalog, assign_portions, stamp
+from dedn_hf.data.existing import StoredImages
 from dedn_hf.data.own_photos import require_share, split_photos, warn_same_photos
 from dedn_hf.data.photos import Photos, find_photos
+from dedn_hf.data.stored import is_dataset, stored_photos
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.traits import matching
 
@@ -34,15 +36,21 @@ def photos_to_test(
     Photos of the same names fall into the same splits as in the training, because a hash of the name decides.
 
     Args:
-        source: folder or list of photos, see `find_photos`. table: K classes; no class is left out, and labels index
-            its rows. names: which folder is which class, as of `read_traits`.
+        source: folder or list of photos, see `find_photos`, or a data set that `datasets` opens.
+        table: K classes; no class is left out, and labels index its rows.
+        names: which folder is which class, as of `read_traits`.
         test_fraction: of the training. all_new: no photo was trained on, so every one is tested on.
 
     Raises:
         FileNotFoundError: no such folder. ValueError: no photo of a class of the table.
     """
     require_share(test_fraction)
-    found = find_photos(source, lambda folders: classes_of_folders(table, folders, names))
+
+    def match(folders: set[str]) -> dict[str, str]:
+        return classes_of_folders(table, folders, names)
+
+    stored = stored_photos(str(source), match) if is_dataset(source) else None
+    found = find_photos(source, match) if stored is None else stored.found
     others = sorted({photo.label for photo in found.photos if not photo.known})
     notes = found.describe_skipped()
     if others:
@@ -54,17 +62,21 @@ def photos_to_test(
             + " ".join(f"Not used: {note}." for note in notes)
         )
     warn_same_photos(found)
-    return KnownClasses(catalog_of(found, table, test_fraction, all_new)).load(), notes
+    stamps = {photo.path: stamp(photo.path) for photo in found.photos} if stored is None else stored.stamps
+    catalog = catalog_of(found, table, test_fraction, all_new, stamps)
+    return (KnownClasses(catalog) if stored is None else StoredImages(catalog, stored)).load(), notes
 
 
-def catalog_of(found: Photos, table: AttributeTable, test_fraction: float, all_new: bool) -> Catalog:
-    """The catalog of the photos, with all classes of the table."""
+def catalog_of(
+    found: Photos, table: AttributeTable, test_fraction: float, all_new: bool, stamps: Mapping[str, str]
+) -> Catalog:
+    """The catalog of the photos, with all classes of the table. stamps: path -> what changes with the photo."""
     paths = {found.relative(photo): photo.path for photo in found.photos}
     listed = split_photos(found, table, test_fraction)
     if all_new:
         seen = table.seen
         listed = [(file, label, "test_seen" if seen[label] else "test_unseen") for file, label, _ in listed]
-    images = [image._replace(stamp=stamp(paths[image.file])) for image in assign_portions(listed, table.roles)]
+    images = [image._replace(stamp=stamps[paths[image.file]]) for image in assign_portions(listed, table.roles)]
     return Catalog(table, images, found.root, [], paths)
 
 

@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from huggingface_hub import EvalResult, ModelCard
 from jinja2 import ChainableUndefined, Environment, Template
 from matplotlib.figure import Figure
@@ -29,6 +30,7 @@ from dedn_hf.data.loading import BUILDERS, builder_class
 from dedn_hf.explain.figures import figure_confidence, figure_training
 from dedn_hf.metrics.scores import NOT_TESTED, SCORES, percent
 from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.modeling.inputs import read_image
 from dedn_hf.modeling.saving import (
     CITATION,
     MODEL_ID,
@@ -89,7 +91,7 @@ def write_card(
     card_file = path if path.suffix == ".md" else path / "README.md"
     prefix = f"{path.stem}-" if path.suffix == ".md" else ""
     table = AttributeTable.load(path) if (path / "attributes.csv").is_file() else None
-    picture = draw_example(records[0]) if example is None else Image.open(example).convert("RGB")
+    picture = draw_example(records[0]) if example is None else read_image(example)
     confidence = records[0].get("confidence")
     pictures = Pictures(
         f"{prefix}training.png",
@@ -104,7 +106,8 @@ def write_card(
     if confidence:
         with whole_file(card_file.parent / pictures.confidence) as unfinished:
             figure_confidence(confidence["reliability"], confidence["risk_coverage"]).savefig(unfinished)
-    if picture:
+    if picture:  # pixels only: metadata may say where an animal lives
+        picture = Image.fromarray(np.asarray(picture))
         with whole_file(card_file.parent / pictures.example) as unfinished:
             picture.save(unfinished)
     with whole_file(card_file) as unfinished:

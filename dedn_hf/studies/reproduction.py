@@ -192,8 +192,10 @@ def with_paths(preset: dict, data_dir: str | Path | None, weights: str | Path | 
             raise ValueError(f"{data['name']} needs --data-dir, the folder of its images.")
         data["data_dir"] = str(data_dir)
         for key in ("csv", "groups"):  # of a file outside the data folder, the name is all that is known
-            if data.get(key) and (Path(data_dir) / data[key]).is_file():
-                data[key] = str(Path(data_dir) / data[key])
+            given = data.get(key)
+            files = [Path(data_dir) / name for name in ([given] if isinstance(given, str) else given or [])]
+            if files and all(file.is_file() for file in files):
+                data[key] = str(files[0]) if isinstance(given, str) else list(map(str, files))
     elif data_dir is not None:
         raise ValueError(f"{data['name']} takes no --data-dir. Leave it out.")
     if isinstance(model.get("pretrained"), str) and weights is None:

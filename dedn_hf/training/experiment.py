@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
@@ -113,11 +113,13 @@ class Experiment:
 
 def without_paths(options: dict) -> dict:
     """Options as they go into run.json, which is published: of files and folders their names only."""
-    return {
-        key: Path(value).name if isinstance(value, str) and Path(value).exists() else value
-        for key, value in options.items()
-        if key != "data_dir"
-    }
+
+    def without_path(value: Any) -> Any:
+        if isinstance(value, list):
+            return [without_path(each) for each in value]
+        return Path(value).name if isinstance(value, str) and Path(value).exists() else value
+
+    return {key: without_path(value) for key, value in options.items() if key != "data_dir"}
 
 
 def run(experiment: Experiment, settings: TrainingSettings, output: str | Path, accelerator: Accelerator) -> dict:

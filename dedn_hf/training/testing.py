@@ -63,7 +63,7 @@ def evaluate_photos(
         traits: a table in place of the model's own; its classes compete. names: which folder is which class.
         all_new: none of the photos was trained on, so all are tested on. features: folder of the feature cache, made
             if it is not there. batch_size: photos at a time, in each process. num_workers: processes that decode.
-        reading: name_column, use, ignore, kinds, sheet of `read_traits`, for `traits`.
+        reading: further arguments of `read_traits`, for `traits`, such as name_column, use, ignore, kinds.
 
     Raises:
         ValueError: no such model, no photo to test on, a table that does not fit. FileNotFoundError: no such folder.

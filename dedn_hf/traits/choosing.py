@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dedn_hf.modeling.inputs import is_date
-from dedn_hf.traits.columns import POSITIVE_MARKS, Style, best_separator, is_missing, is_quantity, split_cell
+from dedn_hf.traits.cells import is_number
+from dedn_hf.traits.columns import POSITIVE_MARKS, Style, best_separator, is_missing, split_cell
 from dedn_hf.traits.opening import Sheet
 
 _WORDS = re.compile(r"[A-ZÄÖÜ]+(?=[A-ZÄÖÜ][a-zäöü])|[A-ZÄÖÜ]?[a-zäöüéèñ]+|[A-ZÄÖÜ]+")
@@ -62,7 +63,8 @@ def why_no_trait(sheet: Sheet, name: str, style: Style, class_column: str) -> st
         return "a place on the map"
     if numeric and set(words) <= {"female", "male", "females", "males", "unknown", "n"} and words:
         return "a number of measurements"
-    if _is_whole_and_different(told) and (set(words) <= RUNNING or _counts_rows(sheet, name, told, class_column)):
+    called_so = bool(words) and set(words) <= RUNNING
+    if _is_whole_and_different(told) and (called_so or _counts_rows(sheet, name, told, class_column)):
         return "a running number"
     if (
         told.nunique() == 1
@@ -124,4 +126,4 @@ def is_unnamed(name: str) -> bool:
 
 
 def _share_of_numbers(told: pd.Series) -> float:
-    return float(np.mean([is_quantity(cell) or is_date(cell) for cell in told]))
+    return float(np.mean([is_number(cell) or is_date(cell) for cell in told]))

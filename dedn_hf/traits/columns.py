@@ -23,12 +23,13 @@ from dedn_hf.modeling.inputs import (
     quantity,
     unit_name,
 )
+from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
 
 KINDS = ("number", "percent", "yes/no", "category")
 POSITIVE_MARKS = YES - {"1", "t", "w", "o", "s", "y", "j"}
 LETTERS = ({"y", "n"}, {"j", "n"}, {"t", "f"}, {"w", "f"}, {"o", "n"}, {"s", "n"})
-MAYBE_MISSING = {"none", "nil", "tbd", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}
+MAYBE_MISSING = {"none", "nil", "tbd"}
 SEPARATORS = (";", "|", ",", "/", "+", " & ", " and ", " und ", " et ", " y ")
 
 
@@ -39,7 +40,7 @@ class Column:
     Args:
         name: its header. kind: one of `KINDS`. values: K numbers, NaN for a gap; of a category, K x categories of 0, 1
             or NaN. unit: of the numbers. categories: of a category. notes: guesses, for the report.
-        rows: number of rows of each class that were made one, where some have several.
+        table: file that it is from.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Column:
     unit: str = ""
     categories: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    table: str = ""
 
     @property
     def gaps(self) -> np.ndarray:
@@ -63,6 +65,19 @@ class Style:
     missing: frozenset[str] = frozenset()
 
 
+def find_styles(
+    sheet: Sheet, columns: Sequence[str], decimal: str | None, missing: Sequence[Any], notes: list[str]
+) -> dict[str, Style]:
+    """The style of each column, found for each of the tables that a sheet was joined from; guesses go into `notes`."""
+    styles = {}
+    for source in dict.fromkeys(sheet.part(name).source for name in columns):
+        mine = [name for name in columns if sheet.part(name).source == source]
+        style, guess = find_style(sheet, mine, decimal, missing)
+        styles |= dict.fromkeys(mine, style)
+        notes += [guess] * bool(guess)
+    return styles
+
+
 def find_style(sheet: Sheet, columns: Sequence[str], decimal: str | None, missing: Sequence[Any]) -> tuple[Style, str]:
     """The decimal sign that the columns' numbers show together, and a note where it was guessed."""
     marks = frozenset(str(mark).strip().casefold() for mark in missing)
@@ -73,7 +88,7 @@ def find_style(sheet: Sheet, columns: Sequence[str], decimal: str | None, missin
     if signs:
         return Style(signs.most_common(1)[0][0], marks), "decimal comma" if signs[","] > signs["."] else ""
     dots, commas = (any(sign in cell for cell in cells) for sign in ".,")
-    if dots and sheet.delimiter == ";":
+    if dots and sheet.part(columns[0]).delimiter == ";":
         return Style(",", marks), "1.200 read as 1200, as spreadsheets with semicolons write it (decimal= overrules)"
     return Style(".", marks), "1,200 read as 1200 (decimal= overrules)" if commas else ""
 
@@ -81,14 +96,6 @@ def find_style(sheet: Sheet, columns: Sequence[str], decimal: str | None, missin
 def is_missing(cell: str, style: Style) -> bool:
     plain = cell.strip().casefold()
     return plain in MISSING or plain in style.missing
-
-
-def is_quantity(cell: str) -> bool:
-    try:
-        quantity(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def best_separator(told: Sequence[str]) -> str | None:
@@ -166,7 +173,7 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         return "number"
     if "+" in marks and words <= {"+"}:
         return "yes/no"
-    numbers = {cell for cell in words if is_quantity(cell)}
+    numbers = {cell for cell in words if is_number(cell)}
     texts = words - numbers
     dimensions = Counter(dimension(quantity(cell)[1]) for cell in told if cell in numbers)
     small = all(0 <= quantity(cell)[0] <= 1 and quantity(cell)[1] == "" for cell in numbers)
@@ -174,6 +181,7 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         texts
         and small
         and texts <= YES | NO
+        and (texts & NO or len(texts) == 1)  # x beside y, or beside a tick, is not twice a yes
         and (not texts <= set("yntfwosj") or any(texts == each for each in LETTERS))
     ):
         return "yes/no"
@@ -252,7 +260,7 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
 def _common_unit(units: Counter, count: int) -> str:
     """The unit of most cells, which then is that of all; none where most cells have none."""
     unit, _ = units.most_common(1)[0] if units else ("", 0)
-    return unit if units.total() >= count / 2 else ""
+    return unit if unit == "%" or units.total() >= count / 2 else ""
 
 
 def header_unit(name: str) -> str:

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.inputs import check_range, plain_name, plain_traits, require_whole_scale, scaled, unit_name
+from dedn_hf.modeling.inputs import (
+    check_range,
+    of_hundred,
+    plain_name,
+    plain_traits,
+    require_whole_scale,
+    scaled,
+    unit_name,
+)
 from dedn_hf.traits.columns import Style, header_unit, read_column
 from dedn_hf.traits.opening import Sheet
 from dedn_hf.traits.report import TraitReport
@@ -21,7 +29,7 @@ def encode_columns(
     candidates: Sequence[str],
     owners: np.ndarray,
     count: int,
-    style: Style,
+    styles: Mapping[str, Style],
     report: TraitReport,
     units: Mapping[str, str],
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -46,9 +54,11 @@ def encode_columns(
         first = traits[places[0]]
         sheet = with_unit(sheet, name, units.get(name) or header_unit(name), first["unit"])
         categories = [traits[i]["category"] for i in places] if first["category"] is not None else None
-        column = read_column(sheet, name, owners, count, style, first["kind"], first["unit"] or None, categories)
+        column = read_column(
+            sheet, name, owners, count, styles[name], first["kind"], first["unit"] or None, categories
+        )
         gaps = column.gaps
-        if first["has_it"] == 100 and first["kind"] == "number":
+        if of_hundred(first) and first["kind"] == "number":
             on_100 += column.values[~gaps].tolist()
         for row in np.flatnonzero(~gaps):
             index = sheet.cells.index[np.flatnonzero(owners == row)[0]]

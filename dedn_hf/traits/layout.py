@@ -11,7 +11,8 @@ import pandas as pd
 from dedn_hf.modeling.attribute_table import GROUP_ROW
 from dedn_hf.modeling.inputs import MISSING, known_unit, quantity
 from dedn_hf.traits import matching
-from dedn_hf.traits.opening import Sheet, is_number
+from dedn_hf.traits.cells import is_number
+from dedn_hf.traits.opening import Sheet
 
 TRAIT = (
     "traitname",

@@ -11,7 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dedn_hf.traits.opening import Sheet, clean, open_sheet
+import pandas as pd
+
+from dedn_hf.traits.cells import clean
+from dedn_hf.traits.opening import Sheet, open_sheet
 
 _HEADERS = (
     "class classname label folder accspeciesname species speciesname scientificname scientific binomial latinname "
@@ -144,7 +147,8 @@ def find_class_column(
             raise ValueError(f"{sheet.source} has no column {given!r}. It has {', '.join(map(repr, cells))}.")
         return column, "given"
     if folders:
-        counts = {name: count_matches(cells[name], folders, aliases) for name in cells}
+        named = [name for name in cells if not _only_numbers(cells[name])] or list(cells)
+        counts = {name: count_matches(cells[name], folders, aliases) for name in named}
         best = max(counts, key=lambda name: (counts[name], -_header_rank(name)))
         if counts[best]:
             return best, f"{counts[best]} of {len(folders)} photo classes found in it"
@@ -157,6 +161,12 @@ def find_class_column(
         if len(words) and words.nunique() > 0.8 * len(words) and not words.str.fullmatch(r"[\W\d]+").any():
             return name, "the first column of names"
     return cells.columns[0], "the first column"
+
+
+def _only_numbers(column: pd.Series) -> bool:
+    """Whether a column holds numbers, and some of them again: values, and no numbers that are names."""
+    told = column[column != ""]
+    return bool(len(told) and told.nunique() < len(told) and told.str.fullmatch(r"[-\d.,]+").all())
 
 
 def count_matches(names: Iterable[str], folders: Sequence[str], aliases: Mapping[str, Sequence[str]] | None) -> int:

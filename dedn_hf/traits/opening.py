@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import statistics
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from dedn_hf.modeling.inputs import QUOTES, quantity
+from dedn_hf.modeling.inputs import known_unit, quantity
+from dedn_hf.traits.cells import clean, is_number, text_of
+from dedn_hf.traits.excel import excel_rows
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 NO_TEXT = {
@@ -26,7 +29,6 @@ NO_TEXT = {
     b"\x93NUMPY": "a NumPy file. Pass a pandas DataFrame with names instead",
 }
 FIRST_HEADERS = ("class", "species", "name", "folder", "label", "taxon", "animal", "bird", "art", "especie", "espèce")
-_SPACES = re.compile(r"[\s\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 
 
 @dataclass
@@ -36,7 +38,8 @@ class Sheet:
     Args:
         cells: text, stripped; '' where there is nothing. lines: for each cell of `cells`, the line of the file (from
             1) that it stands in. source: what to call the file in messages. row_word: 'line' or 'row'.
-        notes: what was found out about the file. delimiter: of a text file.
+        notes: what was found out about the file. delimiter: of a text file. parts: column -> the sheet that it is
+            from, where several were joined.
     """
 
     cells: pd.DataFrame
@@ -45,16 +48,20 @@ class Sheet:
     row_word: str = "line"
     notes: list[str] = field(default_factory=list)
     delimiter: str | None = None
+    parts: Mapping[str, Sheet] = field(default_factory=dict)
+
+    def part(self, column: str) -> Sheet:
+        """The sheet that a column is from."""
+        return self.parts.get(column, self)
 
     def place(self, index: Any, column: str) -> str:
         """'birds.csv, line 3, column 'mass'', for a message."""
-        return f"{self.source}, {self.row_word} {int(self.lines.loc[index, column])}, column {column!r}"
+        part = self.part(column)
+        return f"{part.source}, {part.row_word} {int(self.lines.loc[index, column])}, column {column!r}"
 
     def take(self, rows: Any) -> Sheet:
         """The sheet with these rows only: labels, or a mask."""
-        return Sheet(
-            self.cells.loc[rows], self.lines.loc[rows], self.source, self.row_word, self.notes, self.delimiter
-        )
+        return replace(self, cells=self.cells.loc[rows], lines=self.lines.loc[rows])
 
 
 def open_sheet(
@@ -67,9 +74,9 @@ def open_sheet(
     """Open a table as people have it.
 
     Args:
-        source: CSV or any other delimited text, .xlsx or .parquet, by its content and not by its suffix; or a
-            DataFrame. sheet: name or number (from 1) of an Excel sheet. delimiter, encoding: of a text file.
-        header: line (from 1) of the header. What is None is found out.
+        source: CSV or any other delimited text, .xlsx, .parquet or JSON records, by its content and not by its
+            suffix; or a DataFrame. sheet: name or number (from 1) of an Excel sheet. delimiter, encoding: of a text
+            file. header: line (from 1) of the header. What is None is found out.
 
     Raises:
         FileNotFoundError: no such file.
@@ -82,7 +89,11 @@ def open_sheet(
         raise FileNotFoundError(f"No trait table at {path}. Give a CSV or Excel file with one row a class.")
     data = path.read_bytes()
     if data[:4] == b"PK\x03\x04":
-        rows, name, notes = _excel_rows(path, data, sheet)
+        if b"opendocument.spreadsheet" in data[:100]:
+            raise ValueError(f"{path} is an OpenDocument table. Save it as .xlsx or CSV.")
+        if zipfile.is_zipfile(path) and b"[Content_Types].xml" not in data:
+            raise ValueError(f"{path} is a zip archive. Unpack it first.")
+        rows, name, notes = excel_rows(path, data, sheet)
         return _with_header(rows, f"{path}, sheet {name!r}", notes, header, "row")
     if data[:4] == b"PAR1":
         return _from_frame(pd.read_parquet(path), str(path))
@@ -92,6 +103,8 @@ def open_sheet(
     text, notes = _decoded(path, data, encoding)
     if re.match(r"\s*<(!doctype|html|\?xml|table)", text, re.IGNORECASE):
         raise ValueError(f"{path} is a web page or XML, whatever its name says. Save the table as .xlsx or CSV.")
+    if delimiter is None and text.lstrip()[:1] in ("{", "["):
+        return _from_json(path, text)
     rows, used = _delimited(path, text, delimiter)
     notes.append(f"columns parted by {DELIMITERS.get(used, repr(used))}")
     opened = _with_header(rows, str(path), notes, header, "line")
@@ -99,20 +112,18 @@ def open_sheet(
     return opened
 
 
-def clean(cell: str) -> str:
-    """A cell without what hides around it: odd spaces, typographic quotes, Excel's apostrophe for 'this is text'."""
-    cell = _SPACES.sub(" ", cell.replace("\ufeff", "").replace("\u200b", "").replace("\u00ad", "")).strip()
-    if len(cell) > 1 and cell[0] in QUOTES and (cell[-1] in QUOTES or cell[0] == "'"):
-        cell = cell[1:-1] if cell[-1] in QUOTES else cell[1:]
-    return cell.strip()
-
-
-def is_number(cell: str) -> bool:
+def _from_json(path: Path, text: str) -> Sheet:
+    """A list of records, or one record a line."""
+    lines = [line for line in text.split("\n") if line.strip()]
     try:
-        quantity(cell)
-    except ValueError:
-        return False
-    return True
+        records = json.loads(text) if lines[0].lstrip().startswith("[") else [json.loads(line) for line in lines]
+        if any(isinstance(value, dict) for record in records for value in record.values()):
+            raise ValueError
+        return _from_frame(pd.DataFrame.from_records(records), str(path))
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(
+            f'{path} is JSON, but no list of records such as [{{"class": "Wren", "mass": 9.5}}]. Save it as CSV.'
+        ) from None
 
 
 def _decoded(path: Path, data: bytes, encoding: str | None) -> tuple[str, list[str]]:
@@ -150,6 +161,8 @@ def _delimited(path: Path, text: str, delimiter: str | None) -> tuple[list[tuple
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise ValueError(f"{path} is empty. Give a table with a header and one row a class.")
+    if delimiter is None and not any(each in text for each in DELIMITERS) and re.search(r"\S {2,}\S", text):
+        raise ValueError(f"The columns of {path} are parted by spaces only. Save it as CSV with commas or tabs.")
     named = re.fullmatch(r'"?sep=(.|\\t)"?[,;\t]*', lines[first].strip(" "), re.IGNORECASE)
     if named:
         delimiter = delimiter or named.group(1).replace("\\t", "\t")
@@ -187,62 +200,6 @@ def _fit(lines: list[str], delimiter: str) -> float:
     return 0.0 if common < 2 else counts.count(common) / len(counts) + min(common, 50) / 1000
 
 
-def _excel_rows(path: Path, data: bytes, sheet: str | int | None) -> tuple[list, str, list[str]]:
-    """Rows of the sheet that is given, or else of the one with the most cells; its name; notes."""
-    try:
-        import openpyxl
-    except ImportError:
-        raise ImportError(f"{path} is an Excel file; to read it: pip install openpyxl. Or save it as CSV.") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about styles and drop-downs, which are not read
-            book = openpyxl.load_workbook(io.BytesIO(data), data_only=True)
-    except Exception as error:  # noqa: BLE001 - a damaged zip or XML shows in many ways
-        raise ValueError(
-            f"{path} is an Excel file by its content, but it does not open ({error}). Save it again as .xlsx or CSV."
-        ) from None
-    sheets = {each.title: each for each in book.worksheets}
-    if isinstance(sheet, int) and 1 <= sheet <= len(sheets):
-        sheet = list(sheets)[sheet - 1]
-    if sheet is not None and sheet not in sheets:
-        raise ValueError(f"{path} has no sheet {sheet!r}. It has {', '.join(map(repr, sheets))}.")
-    read = {}
-    for name, each in sheets.items():
-        if name == sheet or (sheet is None and each.sheet_state == "visible"):
-            read[name] = [(i, [_excel_text(cell) for cell in row]) for i, row in enumerate(each.iter_rows(), 1)]
-    if not read:
-        raise ValueError(f"{path} has no visible sheet. Name one of {', '.join(map(repr, sheets))}.")
-    chosen = max(read, key=lambda name: _table_size(read[name]))
-    others = [name for name in sheets if name != chosen]
-    left = f"; not read: {', '.join(map(repr, others))} (choose with sheet=)" if others else ""
-    return read[chosen], chosen, [f"Excel sheet {chosen!r}{left}"]
-
-
-def _table_size(rows: list[tuple[int, list[str]]]) -> int:
-    """Filled cells of the rows that are as wide as most, numbers twice: a sheet of text explains the other."""
-    counts = [sum(1 for cell in cells if cell) for _, cells in rows]
-    width = max(counts, default=0)
-    cells = [cell for (_, row), count in zip(rows, counts, strict=True) if count > max(1, width // 2) for cell in row]
-    return sum(1 + 2 * is_number(cell) for cell in cells if cell)
-
-
-def _excel_text(cell: Any) -> str:
-    value = cell.value
-    if isinstance(value, float) and "%" in (cell.number_format or "") and cell.data_type == "n":
-        return f"{value * 100:.12g}%"
-    if isinstance(value, int) and not isinstance(value, bool) and "%" in (cell.number_format or ""):
-        return f"{value * 100}%"
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, float) and value != value):
-        return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return str(int(value))
-    return str(value)
-
-
 def _from_frame(frame: pd.DataFrame, source: str) -> Sheet:
     if isinstance(frame.columns, pd.MultiIndex) or isinstance(frame.index, pd.MultiIndex):
         raise ValueError(f"{source} has several levels of names. Flatten them to one name a column.")
@@ -250,7 +207,9 @@ def _from_frame(frame: pd.DataFrame, source: str) -> Sheet:
         frame = frame.rename_axis(frame.index.name or "").reset_index()
     header = [str(name) for name in frame.columns]
     rows = [(0, header)]
-    rows += [(i, [_text(value) for value in row]) for i, row in enumerate(frame.itertuples(index=False, name=None), 1)]
+    rows += [
+        (i, [text_of(value) for value in row]) for i, row in enumerate(frame.itertuples(index=False, name=None), 1)
+    ]
     return _with_header(rows, source, [], None, "row", at=0)
 
 
@@ -269,11 +228,15 @@ def _with_header(
         if at is None:
             raise ValueError(f"{source} has no {word} {header} with a header.")
     if at is None:
-        at = _header_place(rows)
+        at = _header_place(rows) if rows else 0
     if at >= len(rows) - 1:
         raise ValueError(f"{source}: needs a header line (class, trait, ...) and at least one class row.")
     if at:
         notes.append(f"{at} {word}{'s' if at > 1 else ''} above the header left out")
+    if (both := _two_headers(rows[at][1], rows[at + 1][1])) and at + 2 < len(rows):
+        notes.append(f"names of columns in {word}s {rows[at][0]} and {rows[at + 1][0]}")
+        at += 1
+        rows[at] = (rows[at][0], both)
     names, rows = _named(rows[at][1], rows[at + 1 :], source, word, rows[at][0])
     frame = pd.DataFrame([cells for _, cells in rows], columns=names, dtype=object)
     filled = [name for name in names if name.strip() and not _is_unnamed(name) or (frame[name] != "").any()]
@@ -289,6 +252,22 @@ def _header_place(rows: list[tuple[int, list[str]]]) -> int:
         if count >= max(2, 0.6 * typical):
             return i
     return next((i for i, count in enumerate(counts) if count > 1), len(rows))
+
+
+def _two_headers(upper: list[str], lower: list[str]) -> list[str] | None:
+    """One header of two, where the upper one has cells that span several columns, which the lower one names."""
+    lower = [*lower, *[""] * len(upper)][: len(upper)]
+    spanned = [i for i, name in enumerate(upper) if not name and lower[i] and i]
+    classes = [i for i, name in enumerate(upper) if name and lower[i] in ("", name)]
+    units = all(known_unit(cell) for cell in lower if cell)
+    if not spanned or not classes or units or any(is_number(cell) for cell in lower):
+        return None
+    over = [next((upper[j] for j in range(i, -1, -1) if upper[j]), "") for i in range(len(upper))]
+    names = [below or above for above, below in zip(upper, lower, strict=True)]
+    return [
+        f"{above} {name}" if names.count(name) > 1 and above != name else name
+        for above, name in zip(over, names, strict=True)
+    ]
 
 
 def _is_unnamed(name: str) -> bool:
@@ -327,7 +306,9 @@ def _require_header(header: Iterable[str], source: str, word: str, line: int) ->
     seen: dict[str, int] = {}
     header = list(header)
     numbers = [name for name in header if is_number(name)]
-    if len(numbers) > len(header) / 2 and any("." in name or numbers.count(name) > 1 for name in numbers):
+    sizes = [quantity(name)[0] for name in numbers]
+    counted = not any("." in name for name in numbers) and sizes == sorted(set(sizes))  # 1, 2, 3, or years
+    if len(numbers) > len(header) / 2 and not counted:
         raise ValueError(
             f"{source}, {word} {line}: the first row holds numbers, not names of columns. Add a header row."
         )

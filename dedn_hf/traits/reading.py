@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dedn_hf.modeling.attribute_table import CLASS_COLUMNS, AttributeTable, near_names
+from dedn_hf.modeling.attribute_table import CLASS_COLUMNS, TRAITS_ROW, AttributeTable, near_names
 from dedn_hf.traits import layout, matching
 from dedn_hf.traits.choosing import why_no_trait
-from dedn_hf.traits.columns import KINDS, Column, Style, find_style, read_column
+from dedn_hf.traits.columns import KINDS, Column, Style, find_styles, read_column
 from dedn_hf.traits.encoding import encode_columns
+from dedn_hf.traits.joining import ClassRows, beside
 from dedn_hf.traits.opening import Sheet, open_sheet
 from dedn_hf.traits.report import TraitReport
 from dedn_hf.traits.roles import find_role_column, roles_of
 from dedn_hf.traits.scaling import attributes_of
+
+_TOTALS = "mean average total totals sum sd median mittelwert summe gesamt moyenne somme media promedio"
+TOTALS = set(_TOTALS.split())  # no class is called so
 
 
 class TraitTable(AttributeTable):
@@ -28,7 +32,7 @@ class TraitTable(AttributeTable):
 
 
 def read_traits(
-    source: str | Path | pd.DataFrame,
+    source: str | Path | pd.DataFrame | Sequence[str | Path | pd.DataFrame],
     photos: str | Path | Iterable[str] | None = None,
     names: str | Path | Mapping | None = None,
     name_column: str | None = None,
@@ -48,9 +52,10 @@ def read_traits(
     """Read a table of traits: CSV of any kind, Excel, Parquet or a DataFrame. What is guessed stands in `.report`.
 
     Args:
-        source: the table. photos: names of the classes with photos, or the folder with one folder a class; those are
-            the seen classes, unless a column 'role', 'seen' or 'split' says otherwise. names: which folder is which
-            name, a mapping or a CSV of folder,name; overrules what the names say.
+        source: the table, or a list of tables: the first says which classes there are, the others add columns.
+        photos: names of the classes with photos, or the folder with one folder a class; those are the seen classes,
+            unless a column 'role', 'seen' or 'split' says otherwise. names: which folder is which name, a mapping or
+            a CSV of folder,name; overrules what the names say.
         name_column: with the classes' names. use: columns that are traits, whatever they look like; ignore: columns
             that are none. kinds: column -> 'number', 'percent', 'yes/no' or 'category'; 'number in g' gives a unit.
         sheet: of an Excel file, name or number from 1. like: a model or a table whose columns and scales are meant:
@@ -69,61 +74,102 @@ def read_traits(
     folders = None if photos is None else matching.photo_classes(photos)
     aliases = None if names is None else matching.read_names(names, folders)
     choices = Choices(list(use or ()), list(ignore or ()), dict(kinds or {}))
-    plain = not (
-        choices.any() or name_column or long_columns or transposed or delimiter or encoding or header or decimal
-    )
-    if plain and not missing and (table := _own_format(source)) is not None:
-        ready = _own_table(table, source, folders, aliases, like)
-        if ready is not None:
+    dialect = Dialect(name_column, sheet, long_columns, transposed, delimiter, encoding, header)
+    sources = list(source) if isinstance(source, list | tuple) else [source]
+    if len(sources) == 1 and not (choices.any() or dialect.any() or decimal or missing):
+        table = _own_format(sources[0])
+        ready = table and _own_table(table, sources[0], folders, aliases, like)
+        if ready:
             return ready
-    opened = open_sheet(source, sheet, delimiter, encoding, header)
-    opened = layout.upright(opened, folders, aliases, transposed)
-    if folders is None and aliases:
-        folders = list(aliases)
-        photos_known = False
-    else:
-        photos_known = folders is not None
-    class_column, why = matching.find_class_column(opened, folders, aliases, name_column)
-    report = TraitReport(opened.source)
-    opened = layout.turned(opened, class_column, long_columns)
-    opened, report.ignored = layout.with_units(opened)
-    opened, groups, units = layout.second_headers(opened, class_column)
-    report.notes = opened.notes
-    opened = _classes_only(opened, class_column, report)
+    photos_known = folders is not None
+    folders = list(aliases) if folders is None and aliases else folders
+    report = TraitReport("")
+    opened = _class_rows(sources, 0, folders, aliases, dialect, report)
+    report.source = opened.sheet.source
     try:
-        found = matching.match(opened.cells[class_column], folders or [], aliases)
+        found = matching.match(opened.names, folders or [], aliases)
     except ValueError as error:
-        raise ValueError(f"{opened.source}, column {class_column!r}: {error}") from None
+        raise ValueError(f"{opened.sheet.source}, column {opened.class_column!r}: {error}") from None
     if photos_known:
-        why = f"{len(found.folder_of)} of {len(folders)} photo classes found in it"
-    report.class_column = f"column {class_column!r}, {why}"
+        report.class_column = f"column {opened.class_column!r}"
+        report.photo_classes = len(found.folder_of), len(folders)
     _report_matches(report, found, folders, photos_known)
-    class_names = [found.folder_of.get(name, name) for name in dict.fromkeys(opened.cells[class_column])]
-    owners = pd.factorize(opened.cells[class_column])[0]  # row -> class, in order of appearance
+    class_names = [found.folder_of.get(name, name) for name in dict.fromkeys(opened.names)]
+    for number in range(1, len(sources)):
+        other = _class_rows(sources, number, class_names, aliases, dialect, report)
+        opened = beside(opened, other, number + 1, found.folder_of, aliases, report)
+        report.source += f" + {other.sheet.source}"
+    sheet, class_column, groups, units = opened.sheet, opened.class_column, opened.groups, opened.units
+    owners = pd.factorize(opened.names)[0]  # row -> class, in order of appearance
     counts = np.bincount(owners)
     report.several_rows = {name: int(n) for name, n in zip(class_names, counts, strict=True) if n > 1}
-    role_column = find_role_column(opened, class_column)
+    role_column = find_role_column(sheet, class_column)
     pictured = set(found.folder_of.values()) if photos_known else None
-    roles = roles_of(opened, role_column, owners, class_names, pictured)
+    roles = roles_of(sheet, role_column, owners, class_names, pictured)
     if role_column:
         report.notes.append(f"roles by the column {role_column!r}")
-    choices.require_columns(opened)
-    candidates = [name for name in opened.cells if name not in (class_column, role_column)]
+    choices.require_columns(sheet)
+    candidates = [name for name in sheet.cells if name not in (class_column, role_column)]
     for name in [each for each in candidates if role_column and each.casefold() in CLASS_COLUMNS]:
         report.ignored[name] = f"{role_column!r} says the roles"
         candidates.remove(name)
-    style, guess = find_style(opened, candidates, decimal, missing)
-    report.notes += [guess] * bool(guess)
+    styles = find_styles(sheet, candidates, decimal, missing, report.notes)
     if like is not None:
         old = _table_of(like)
         if role_column is None and not photos_known:
             known = dict(zip(old.class_names, old.roles, strict=True))
             roles = [known.get(name, "unseen") for name in class_names]
-        values, traits = encode_columns(old, opened, candidates, owners, len(class_names), style, report, units)
+        values, traits = encode_columns(old, sheet, candidates, owners, len(class_names), styles, report, units)
         report.scale = "as the model has it"
         return _reported(_checked(class_names, values, old.attribute_groups, roles, traits, report), report, False)
-    columns = _read_columns(opened, candidates, choices, class_column, owners, len(class_names), style, units, report)
+    columns = _read_columns(sheet, candidates, choices, class_column, owners, len(class_names), styles, units, report)
     return _finish(columns, class_names, roles, groups, report)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What the user says about the files: arguments of `read_traits`."""
+
+    name_column: str | None
+    sheet: str | int | None
+    long_columns: Sequence[str] | None
+    transposed: bool | None
+    delimiter: str | None
+    encoding: str | None
+    header: int | None
+
+    def any(self) -> bool:
+        return any(value for name, value in vars(self).items() if name != "sheet")
+
+
+def _class_rows(
+    sources: Sequence[Any],
+    number: int,
+    folders: list[str] | None,
+    aliases: Mapping | None,
+    dialect: Dialect,
+    report: TraitReport,
+) -> ClassRows:
+    """One of the tables with its classes in rows; what was found out about it goes into the report."""
+    opened = open_sheet(sources[number], dialect.sheet, dialect.delimiter, dialect.encoding, dialect.header)
+    opened = layout.upright(opened, folders, aliases, dialect.transposed)
+    given = dialect.name_column
+    if len(sources) > 1 and given not in opened.cells:
+        given = None  # it is the name of a column of another table
+    class_column, why = matching.find_class_column(opened, folders, aliases, given)
+    opened = layout.turned(opened, class_column, dialect.long_columns)
+    opened, ignored = layout.with_units(opened)
+    opened, groups, units = layout.second_headers(opened, class_column)
+    opened = _classes_only(opened, class_column)
+    if len(sources) > 1 and TRAITS_ROW in set(opened.cells[class_column]):
+        raise ValueError(
+            f"{opened.source} was written by this software, on its own scale. Give the tables it was made of."
+        )
+    report.ignored |= ignored
+    report.notes += [f"{opened.source}: {'; '.join(opened.notes)}"] if len(sources) > 1 else opened.notes
+    if not number:
+        report.class_column = f"column {class_column!r}, {why}"
+    return ClassRows(opened, class_column, groups, units)
 
 
 def _read_columns(
@@ -133,7 +179,7 @@ def _read_columns(
     class_column: str,
     owners: np.ndarray,
     count: int,
-    style: Style,
+    styles: Mapping[str, Style],
     units: Mapping[str, str],
     report: TraitReport,
 ) -> list[Column]:
@@ -143,17 +189,18 @@ def _read_columns(
         if name[-2:-1] == "." and name[-1].isdigit() and name[:-2] in candidates:
             report.notes.append(f"{name!r} looks like what pandas calls a second column {name[:-2]!r}")
         why_not = choices.why_not(name) or (
-            None if choices.wants(name) else why_no_trait(opened, name, style, class_column)
+            None if choices.wants(name) else why_no_trait(opened, name, styles[name], class_column)
         )
         if why_not:
             report.ignored[name] = why_not
             continue
         kind, unit = choices.kind(name)
-        column = read_column(opened, name, owners, count, style, kind, unit or units.get(name))
+        column = read_column(opened, name, owners, count, styles[name], kind, unit or units.get(name))
         told = column.values[~column.gaps]
         if not len(told) or (count > 1 and not choices.wants(name) and (told == told[0]).all()):
             report.ignored[name] = "it has no value" if not len(told) else "it is the same for all classes"
             continue
+        column.table = opened.part(name).source
         columns.append(column)
     return columns
 
@@ -233,16 +280,21 @@ def _table_of(like: Any) -> AttributeTable:
     return like if isinstance(like, AttributeTable) else like.attribute_table
 
 
-def _classes_only(opened: Sheet, class_column: str, report: TraitReport) -> Sheet:
+def _classes_only(opened: Sheet, class_column: str) -> Sheet:
     """The rows that name a class and say something of it."""
     named = opened.cells[class_column] != ""
+    summed = opened.cells[class_column].str.casefold().isin(TOTALS)
+    if summed.any() and not summed.all():
+        opened.notes.append(f"no class: {', '.join(map(repr, opened.cells[class_column][summed]))}")
+        named &= ~summed
     others = opened.cells.drop(columns=class_column)
     told = others.map(lambda cell: cell != "").any(axis=1)
-    if (~named).any():
-        report.notes.append(f"{int((~named).sum())} rows without a name in {class_column!r} left out")
+    nameless = opened.cells[class_column] == ""
+    if nameless.any():
+        opened.notes.append(f"{int(nameless.sum())} rows without a name in {class_column!r} left out")
     if (named & ~told).any():
         names = ", ".join(map(repr, opened.cells[class_column][named & ~told][:4]))
-        report.notes.append(f"rows with a name only left out: {names}")
+        opened.notes.append(f"rows with a name only left out: {names}")
     if not (named & told).any():
         raise ValueError(f"{opened.source}: no row has a name in the column {class_column!r} and a value beside it.")
     return opened.take(named & told)

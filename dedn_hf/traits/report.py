@@ -26,7 +26,7 @@ class TraitReport:
             of attributes, share of gaps, range, notes. ignored: column -> why. several_rows: class -> number of its
             rows. scale: what was done about scales. alike: groups of classes that nothing tells apart. warnings: what
             will spoil the answers.
-        classes, seen, attributes: how many.
+        classes, seen, attributes: how many. photo_classes: how many have photos, with a row and in all.
     """
 
     source: str
@@ -44,10 +44,16 @@ class TraitReport:
     classes: int = 0
     seen: int = 0
     attributes: int = 0
+    photo_classes: tuple[int, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as data for JSON."""
         return asdict(self)
+
+    def keep_labels(self, known: Sequence[str], unknown: Sequence[str]) -> None:
+        """Forget folders that turned out to be no classes. known, unknown: classes with a row, and without."""
+        self.photos_without_row = {name: self.photos_without_row.get(name, []) for name in unknown}
+        self.photo_classes = len(known), len(known) + len(unknown)
 
     def look_at(self, table: AttributeTable, for_training: bool = True) -> None:
         """Add the numbers of the finished table, and warn of what will spoil its answers."""
@@ -74,7 +80,8 @@ class TraitReport:
     def __str__(self) -> str:
         lines = [f"{self.source}: {self.classes} classes ({self.seen} seen), {self.attributes} attributes"]
         lines += [f"  {note}" for note in self.notes]
-        lines.append(f"  classes: {self.class_column}")
+        found = "{} of {} photo classes found in it".format(*self.photo_classes) if self.photo_classes else ""
+        lines.append(f"  classes: {self.class_column}{', ' if found else ''}{found}")
         if self.several_rows:
             most = max(self.several_rows.values())
             shown = _some(self.several_rows)

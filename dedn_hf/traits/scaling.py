@@ -13,6 +13,8 @@ from dedn_hf.traits.columns import Column
 ROOM = 0.05  # below the lowest value, where a class would be 0 in every column and so have no direction
 DECADES = 100  # a column whose largest value is that many times its smallest spans decades
 
+UNLIKE = "columns of unlike scales brought to 0 to 1 over the training classes"
+
 
 def attributes_of(columns: Sequence[Column], seen: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]], str]:
     """Class attributes, their traits, and what was done about scales.
@@ -23,26 +25,46 @@ def attributes_of(columns: Sequence[Column], seen: np.ndarray) -> tuple[np.ndarr
     the score of any image.
 
     Args:
-        columns: C columns of K classes. seen: K bool, the training classes (all, where there are none).
+        columns: C columns of K classes, of one table or of several, each with a scale of its own.
+        seen: K bool, the training classes (all, where there are none).
 
     Returns:
         K x A; A traits as in `AttributeTable.traits`; a sentence for the report.
     """
     seen = seen if seen.any() else np.ones_like(seen)
-    whole, sentence = _common_scale(columns)
-    values, traits = _scaled_columns(columns, whole, seen, 0.0)
+    wholes, sentence = _scales_of_tables(columns)
+    values, traits = _scaled_columns(columns, wholes, seen, 0.0)
     if not values.astype(np.float32).any(axis=1).all() and any(trait["scale"] for trait in traits):
-        values, traits = _scaled_columns(columns, whole, seen, ROOM)
+        values, traits = _scaled_columns(columns, wholes, seen, ROOM)
         sentence += f", the lowest to {ROOM}, as a class is the lowest in all of them"
     return values, traits, sentence
 
 
+def _scales_of_tables(columns: Sequence[Column]) -> tuple[dict[str, tuple[float | None, bool]], str]:
+    """Table -> its common scale, as of `_common_scale`, and whether its 0 to 100 becomes 0 to 1; a sentence."""
+    found = {
+        table: _common_scale([column for column in columns if column.table == table])
+        for table in dict.fromkeys(column.table for column in columns)
+    }
+    scales = {whole for whole, _ in found.values()}
+    if len(found) == 1 or scales in ({1.0}, {100.0}):
+        return {table: (whole, False) for table, (whole, _) in found.items()}, next(iter(found.values()))[1]
+    sentences = [
+        f"{table}: {said if whole == 1 else '0 to 100 brought to 0 to 1' if whole else UNLIKE}"
+        for table, (whole, said) in found.items()
+    ]
+    return {table: (whole or None, whole == 100) for table, (whole, _) in found.items()}, "; ".join(sentences)
+
+
 def _scaled_columns(
-    columns: Sequence[Column], whole: float | None, seen: np.ndarray, room: float
+    columns: Sequence[Column], wholes: Mapping[str, tuple[float | None, bool]], seen: np.ndarray, room: float
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     values, traits = [], []
     for column in columns:
+        whole, to_one = wholes[column.table]
         for trait, numbers in _parts(column, whole, seen, room):
+            if to_one:
+                trait |= {"scale": [0.0, 100.0], "has_it": 1.0}
             part = np.asarray(scaled(trait, numbers), dtype=np.float64)
             told = part[seen][~np.isnan(part[seen])]
             trait["fill"] = float(np.float32((told if len(told) else part[~np.isnan(part)]).mean()))
@@ -67,7 +89,7 @@ def _common_scale(columns: Sequence[Column]) -> tuple[float | None, str]:
     plain = len(numeric) == len(columns) and units <= {""} and all(column.kind == "number" for column in numeric)
     if plain and top.max() <= 3 * top.min():
         return 0.0, "all columns are of like size: left as they are"
-    return None, "columns of unlike scales brought to 0 to 1 over the training classes"
+    return None, UNLIKE
 
 
 def _parts(

@@ -70,7 +70,7 @@ class Page:
         photo_scores, problem, attribute = None, gr.update(visible=False), self.table.attribute_names[0]
         if photo:
             try:
-                photo_scores = scoring.score_photo(self.model, scoring.open_photo(photo["path"]))
+                photo_scores = scoring.score_photo(self.model, scoring.open_photo(self.model, photo["path"]))
                 attribute = self.table.attribute_names[
                     scoring.strongest_attribute(self.model, photo_scores, self.table)
                 ]
@@ -227,6 +227,7 @@ class Page:
                 button.click(partial(str, path), None, self.photo, show_progress="hidden")
 
     def build_result(self) -> None:
+        """The answer: the best classes, the reasons, and where the experts look."""
         gr.HTML("<h2>2. What is it, and why?</h2>")
         self.problem = gr.HTML(visible=False, elem_id="problem")
         self.ranking = gr.HTML(views.hint(NO_PHOTO), elem_id="ranking")
@@ -317,6 +318,7 @@ class Page:
 
             @gr.render([self.chosen, self.settings], triggers=[self.chosen.change], show_progress="hidden")
             def draw_controls(chosen: list[str], settings: dict) -> None:
+                """A control for each chosen trait: a list for a category, a slider for a number."""
                 for trait in chosen:
                     control, label = self.controls[trait], self.spoken_traits[trait]
                     label, value = f"{label}, {control.unit}".strip(", "), settings.get(trait, control.start)

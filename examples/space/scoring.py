@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModelForZeroShotImageClassification, PreTrainedModel
-from transformers.image_utils import load_image
 from transformers.utils import cached_file
 
 VERMILLION = np.array([213, 94, 0]) / 255  # of Okabe and Ito's palette, told apart with any colour vision
@@ -58,10 +57,10 @@ def load_model(source: str) -> PreTrainedModel:
     return model.eval()
 
 
-def open_photo(path: str) -> Image.Image:
-    """The picture in a file as RGB, upright by its EXIF tag. Raises ValueError when it does not decode."""
+def open_photo(model: PreTrainedModel, path: str) -> Image.Image:
+    """The picture in a file as the model reads it: RGB, upright. Raises ValueError when it does not decode."""
     try:
-        return load_image(path)
+        return model.read_image(path)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ValueError("This file does not open as a picture. Give a whole JPEG, PNG or WebP file.") from None
 
@@ -105,7 +104,7 @@ def answer_row(model: PreTrainedModel, table, path: str, least: float) -> dict:
     """What the model says of a photo, by `ANSWER_COLUMNS`. Where no class has the probability `least`: 'unknown'."""
     row = dict.fromkeys(ANSWER_COLUMNS, "") | {"file": Path(path).name}
     try:
-        photo_scores = score_photo(model, open_photo(path))
+        photo_scores = score_photo(model, open_photo(model, path))
     except ValueError as error:
         return row | {"error": str(error)}
     logits = class_logits(model, photo_scores, table)

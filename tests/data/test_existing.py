@@ -3,7 +3,10 @@
 import datasets
 import pytest
 
+from dedn_hf.cli import main
 from dedn_hf.data import load, prepare
+from dedn_hf.data.stored import is_dataset
+from dedn_hf.data.testing import photos_to_test
 from tests.fake_data import jpeg, write_csv
 
 ROLES = {"Wren": "train", "Kite": "train", "Swan": "unseen"}
@@ -75,3 +78,42 @@ def test_a_label_without_a_row_is_named(table, tmp_path):
     birds(["Wren"] * 3 + ["Kits"] * 3).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match="first 'Kits'. Did you mean 'Kite'"):
         loaded(tmp_path / "saved", table, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["saved", "folder of parquet", "parquet"])
+def test_a_data_set_stands_where_a_folder_of_photos_may_stand(kind, table, tmp_path, capsys):
+    rows, source = birds(["Wren"] * 5 + ["Kite"] * 5 + ["Swan"] * 3), tmp_path / "source"
+    if kind == "saved":
+        rows.save_to_disk(source)
+    elif kind == "parquet":
+        source = tmp_path / "source.parquet"
+        rows.to_parquet(source)
+    else:
+        rows.to_parquet(source / "data" / "train.parquet")
+    splits, found = load("folder", source, csv=table, cache_dir=tmp_path / "cache")
+    assert {split: len(images) for split, images in splits.items()} == {"train": 8, "test_seen": 2, "test_unseen": 3}
+    tested, _ = photos_to_test(source, found)
+    assert tested["test_seen"]["file"][:] == splits["test_seen"]["file"][:]
+    assert tested["test_seen"]["image"][0].tobytes() == splits["test_seen"]["image"][0].tobytes()
+    assert main(["check", str(source), "--traits", str(table)]) == 0
+    assert "13 photos of 3 classes" in capsys.readouterr().out
+    prepared = prepare("folder", tmp_path / "prepared", source, csv=table)
+    assert sum(len(images) for images in load(prepared)[0].values()) == 13
+
+
+def test_labels_of_a_data_set_and_a_table_are_matched_as_folders_are(tmp_path):
+    birds(["house_wren"] * 3 + ["Kite"] * 3).save_to_disk(tmp_path / "saved")
+    (tmp_path / "t.csv").write_text("species;a;b\nHouse Wren;1;2\nKite;3;1\nSwan;2;9\n")
+    given = {"csv": tmp_path / "t.csv", "ignore": ["b"], "cache_dir": tmp_path / "cache"}
+    _, found = load("folder", tmp_path / "saved", **given)
+    assert found.class_names == ["house_wren", "Kite", "Swan"]
+    assert found.attribute_names == ["a"]
+
+
+def test_a_wrong_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert not is_dataset("photos/birds")
+    assert not is_dataset("/nowhere/birds")
+    assert not is_dataset("birds")
+    assert is_dataset("somebody/birds")

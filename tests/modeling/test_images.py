@@ -7,14 +7,21 @@ import sys
 import datasets
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from dedn_hf import DEDNForZeroShot
+from dedn_hf.classify.classifier import PhotoBatches
 from dedn_hf.data.photos import why_unused
+from dedn_hf.data.privacy import without_metadata
 from dedn_hf.data.transforms import decoded, encoded
+from dedn_hf.modeling.handler import decode_image
 from dedn_hf.modeling.inputs import eight_bit, read_image, upright_rgb
 from dedn_hf.modeling.pipeline_dedn import open_image
+from tests.fake_data import SHARED
+from tests.test_space import scoring
 
 PICTURE = Image.fromarray((np.mgrid[0:30, 0:50].sum(0)[..., None] * np.array([3, 2, 1])).clip(0, 255).astype(np.uint8))
 GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -27,7 +34,10 @@ def bytes_of(image: Image.Image, format: str = "JPEG", **options) -> bytes:
 
 
 def ways_in(content: bytes, folder) -> dict[str, np.ndarray]:
-    """The same picture through training, from a file and from bytes, and through the pipeline."""
+    """The same picture through every way in: training, published data, classification, pipeline, endpoint and Space.
+
+    The cache of features and evaluation read as training does; explanations read as the pipeline does.
+    """
     path = folder / "picture"
     path.write_bytes(content)
     features = datasets.Features({"image": datasets.Image()})
@@ -39,8 +49,25 @@ def ways_in(content: bytes, folder) -> dict[str, np.ndarray]:
         "pipeline, bytes": open_image(content),
         "pipeline, file": open_image(str(path)),
         "pipeline, picture": open_image(Image.open(path)) if opens(path) else read_image(path),
+        "endpoint": open_image(decode_image(content, 10**6)) if not is_heic(content) else read_image(content),
+        "prepared": read_image(without_metadata(content)),
+        "classification": with_thumbnail(path),
+        "Space": scoring.open_photo(DEDNForZeroShot, str(path)),
     }
     return {way: np.asarray(image) for way, image in found.items()}
+
+
+def is_heic(content: bytes) -> bool:
+    """What the endpoint refuses: only formats that PIL itself reads are decoded for strangers."""
+    return content[4:8] == b"ftyp"
+
+
+def with_thumbnail(path) -> np.ndarray:
+    """What `dedn classify` makes pixels of."""
+    batches = PhotoBatches([("photo", str(path))], lambda picture: torch.from_numpy(np.asarray(picture)))
+    rows, pixels = batches.__getitems__([0])
+    assert rows[0]["error"] is None
+    return pixels[0].numpy()
 
 
 def opens(path) -> bool:
@@ -187,3 +214,10 @@ def test_two_pictures_of_16_bits_keep_their_difference_in_brightness():
 def test_values_that_are_not_finite_are_black():
     shown = np.asarray(eight_bit(Image.fromarray(np.array([[np.nan, np.inf, 1.0]], np.float32))))
     assert shown.tolist() == [[0, 0, 255]]
+
+
+@pytest.mark.parametrize("name", ["garbage.jpg", "model.jpg", "rational.jpg", "short.jpg"])
+def test_photos_that_every_viewer_opens_are_read_by_every_way_in(name, tmp_path):
+    if not (SHARED / "cases").is_dir():
+        pytest.skip("needs the folder of cases beside the project")
+    same_everywhere((SHARED / "cases" / "broken-exif" / name).read_bytes(), tmp_path)

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from huggingface_hub import ModelCard, metadata_eval_result
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
 
 from dedn_hf import AttributeTable, DEDNConfig, DEDNForZeroShot
 from dedn_hf.data.benchmarks import attribute_table
@@ -540,6 +541,24 @@ def test_a_model_of_drawings_ships_one_as_an_example(tmp_path):
     labels = widget["candidate_labels"].split(", ")
     roles = [table.roles[table.class_names.index(label)] for label in labels]
     assert roles[:2] == ["unseen"] * 2 and "unseen" not in roles[2:]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_an_example_that_is_shipped_is_upright_and_says_nothing_of_its_place_and_camera(format, tmp_path):
+    exif, photo = Image.Exif(), Image.new("RGB", (40, 20), "red")
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.BodySerialNumber] = 6, "serial-4711"
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitude] = (51.0, 2.0, 3.0)
+    options = {"pnginfo": PngInfo()} if format == "PNG" else {}
+    if options:
+        options["pnginfo"].add_text("Comment", "serial-4711")
+    photo.save(tmp_path / "mine", format, exif=exif, xmp=b"serial-4711", **options)
+    assert b"serial-4711" in (tmp_path / "mine").read_bytes()
+    write_card(tmp_path / "card.md", [a_record()], example=tmp_path / "mine")
+    assert b"serial-4711" not in (tmp_path / "card-example.png").read_bytes()
+    with Image.open(tmp_path / "card-example.png") as image:
+        assert image.size == (20, 40)
+        assert not image.getexif()
+        assert not image.info
 
 
 def test_no_other_picture_is_shipped_unless_it_is_given(tmp_path):

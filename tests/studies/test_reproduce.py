@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 import dedn_hf.modeling
 from dedn_hf.cli import main
 from dedn_hf.data import load
+from dedn_hf.studies.reproduction import with_paths
 from dedn_hf.training.experiment import Experiment, compute_deterministically, new_model, run
 from dedn_hf.training.record import code_hash, data_fingerprint
 from dedn_hf.training.settings import TrainingSettings
@@ -314,6 +315,15 @@ def test_other_backbone_weights_are_reported_and_nothing_is_trained(
 
 def test_the_record_holds_no_path_of_this_machine(record, data_dir):
     assert str(data_dir.parent) not in json.dumps(record)
+
+
+def test_tables_in_the_data_folder_are_found_again(tmp_path):
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).touch()
+    preset = {"data": {"name": "folder", "csv": ["a.csv", "b.csv"], "groups": "c.csv"}, "model": {}}
+    data = with_paths(preset, tmp_path, None)["data"]
+    assert data["csv"] == [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    assert data["groups"] == "c.csv"
 
 
 def test_a_fingerprint_tells_the_order_of_the_images_and_their_labels(data_dir):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dedn_hf.data.tasks import test_task as full_task
-from dedn_hf.training.experiment import Experiment, open_caches
+from dedn_hf.training.experiment import Experiment, open_caches, without_paths
 from dedn_hf.training.inputs import inputs_from, require_same_classes
 from dedn_hf.training.settings import TrainingSettings
 from tests.tiny_runs import feature_model, image_model, load_tiny, tiny_table
@@ -31,3 +31,11 @@ def test_a_model_is_examined_on_the_classes_that_were_seen_and_unseen_in_its_tra
         require_same_classes(model, table.replace(roles=["train", "train", *table.roles[2:]]))
     with pytest.raises(ValueError, match="does not know the class 'bird z'"):
         require_same_classes(model, table.replace(class_names=["bird z", *table.class_names[1:]]))
+
+
+def test_run_json_names_files_without_their_folders_also_where_there_are_several(tmp_path):
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for file in files:
+        file.touch()
+    options = {"csv": list(map(str, files)), "names": str(files[0]), "use": ["mass"], "data_dir": "photos"}
+    assert without_paths(options) == {"csv": ["a.csv", "b.csv"], "names": "a.csv", "use": ["mass"]}

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from dedn_hf.cli.check import reading_of
+from dedn_hf.cli.parser import build_parser
 from dedn_hf.traits import read_traits
 
 BASE = [
@@ -54,6 +56,8 @@ SAME = {
     "ja": text(changed(lambda i, j, cell: {"1": "ja", "0": "nein"}.get(cell, cell) if j < 4 else cell)),
     "oui": text(changed(lambda i, j, cell: {"1": "oui", "0": "non"}.get(cell, cell) if j < 4 else cell)),
     "sí": text(changed(lambda i, j, cell: {"1": "sí", "0": "no"}.get(cell, cell) if j < 4 else cell)),
+    "sì": text(changed(lambda i, j, cell: {"1": "sì", "0": "no"}.get(cell, cell) if j < 4 else cell)),
+    "はい": text(changed(lambda i, j, cell: {"1": "はい", "0": "いいえ"}.get(cell, cell) if j < 4 else cell)),
     "x and blank": text(changed(lambda i, j, cell: {"1": "x", "0": ""}.get(cell, cell) if j < 4 else cell)),
     "a column of row numbers": text([[number, *row] for row, number in zip(BASE, ["", "0", "1", "2"], strict=True)]),
     "a Latin name second": text(with_column(*LATIN, at=1)),
@@ -381,3 +385,60 @@ def test_a_range_that_excel_made_a_date_is_refused_with_its_row(tmp_path):
     book.save(tmp_path / "birds.xlsx")
     with pytest.raises(ValueError, match="row 3, column 'eggs': '2026-09-12.*turned into a date"):
         read_traits(tmp_path / "birds.xlsx")
+
+
+@pytest.mark.parametrize("content", [
+    '[{"class": "a", "mass": 1.5, "colour": ["red", "blue"]}, {"class": "b", "mass": 30, "colour": ["red"]}]',
+    '{"class": "a", "mass": 1.5, "colour": "red; blue"}\n{"class": "b", "mass": 30, "colour": "red"}\n',
+])  # fmt: skip
+def test_records_of_json_are_rows(tmp_path, content):
+    (tmp_path / "t.json").write_text(content)
+    table = read_traits(tmp_path / "t.json")
+    assert table.class_names == ["a", "b"]
+    assert table.attribute_names == ["mass", "colour=blue", "colour=red"]
+
+
+@pytest.mark.parametrize("content", ['{"mass": {"a": 1, "b": 2}}', '{"a": 1', "[1, 2]"])
+def test_other_json_is_refused_and_not_parted_at_its_commas(tmp_path, content):
+    (tmp_path / "t.json").write_text(content)
+    with pytest.raises(ValueError, match="JSON, but no list of records"):
+        read_traits(tmp_path / "t.json")
+
+
+def test_columns_parted_by_spaces_are_refused_with_the_reason(tmp_path):
+    (tmp_path / "t.txt").write_text("class  size  crest\na      1     1\nb      2     0\n")
+    with pytest.raises(ValueError, match="parted by spaces only"):
+        read_traits(tmp_path / "t.txt")
+
+
+def test_a_first_row_of_numbers_is_no_header(tmp_path):
+    (tmp_path / "t.csv").write_text("Wren,12,300,4\nKite,7,1,9\nSwan,1,2,2\n")
+    with pytest.raises(ValueError, match="first row holds numbers"):
+        read_traits(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_text("class,1998,2001\nKite,7,1\nSwan,1,2\nRook,3,5\n")
+    assert read_traits(tmp_path / "t.csv").attribute_names == ["1998", "2001"]
+
+
+def test_two_words_that_both_could_mean_yes_are_categories(tmp_path):
+    (tmp_path / "t.csv").write_text("class,form,mark\na,x,✓\nb,y,x\nc,x,✓\n")
+    assert read_traits(tmp_path / "t.csv").attribute_names == ["form=x", "form=y", "mark=x", "mark=✓"]
+
+
+def test_a_percent_sign_in_some_cells_is_meant_for_all(tmp_path):
+    (tmp_path / "t.csv").write_text("class,forest,field\na,50%,50 %\nb,100%,0\nc,0%,100\n")
+    table = read_traits(tmp_path / "t.csv")
+    assert table.class_attributes.tolist() == [[50, 50], [100, 0], [0, 100]]
+    assert "without a unit taken for %" in str(table.report)
+
+
+def test_how_to_read_the_file_can_be_given_by_the_command_line(tmp_path):
+    (tmp_path / "t.csv").write_bytes("trait:Żuraw:Orzeł:Wrona\nmasa:5,5:4:-7\nskrzydło:230:200:90\n".encode("cp1250"))
+    words = ["--delimiter", ":", "--encoding", "cp1250", "--transposed", "--decimal", ",", "--missing=-7"]
+    given = vars(build_parser().parse_args(["check", "photos", "--traits", "t.csv", *words, "--header", "1"]))
+    table = read_traits(tmp_path / "t.csv", **reading_of(given))
+    assert table.class_names == ["Żuraw", "Orzeł", "Wrona"]
+    assert next(trait["range"] for trait in table.traits if trait["column"] == "masa") == [4, 5.5]
+    long = ["--long", "Was", "Wert", "--delimiter", "tab"]
+    given = vars(build_parser().parse_args(["train", "photos", "--out", "o", "--traits", "t.csv", *long]))
+    (tmp_path / "t.csv").write_text("Art\tWas\tWert\na\tmass\t5\na\twing\t2\nb\tmass\t6\nb\twing\t9\n")
+    assert read_traits(tmp_path / "t.csv", **reading_of(given)).attribute_names == ["mass", "wing"]

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from dedn_hf import AttributeTable
+from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.traits import classes_alike, read_traits
 
 
@@ -93,3 +94,55 @@ def test_a_column_that_dominates_is_named(tmp_path):
     values[:, 0] = [1.0, 3.0, 2.0, 1.0, 3.0, 1.5]
     AttributeTable(list("uvwxyz"), list("abcde"), values * 1.1).to_csv(tmp_path / "t.csv")
     assert "'a' makes up" in str(read_traits(tmp_path / "t.csv").report)
+
+
+def accuracy_on_described_classes(table: AttributeTable, visible: np.ndarray) -> float:
+    """T1 of a small model, trained on feature maps that show the first attributes of each class, K x A."""
+    generator = torch.Generator().manual_seed(0)
+    show = torch.randn(visible.shape[1], 24, generator=generator)
+
+    def photos(labels):
+        maps = torch.as_tensor(visible[labels] - 0.5) @ show
+        return maps[..., None, None] + 0.3 * torch.randn(len(labels), 24, 2, 2, generator=generator)
+
+    torch.manual_seed(0)
+    model = DEDNForZeroShot.from_timm(
+        None, table, feature_shape=[24, 2, 2], center_attributes=True, normalize_scores=True, margin=0.0
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    seen, unseen = (np.flatnonzero(table.seen == is_seen) for is_seen in (True, False))
+    for _ in range(120):
+        labels = torch.as_tensor(np.repeat(seen, 2))
+        model(features=photos(labels), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    labels = torch.as_tensor(np.repeat(unseen, 25))
+    with torch.no_grad():
+        logits = model.eval()(features=photos(labels)).logits[:, unseen]
+    return (torch.as_tensor(unseen)[logits.argmax(1)] == labels).float().mean().item()
+
+
+def test_one_column_more_does_not_cost_the_accuracy_on_described_classes(tmp_path):
+    rng = np.random.default_rng(3)
+    visible = rng.permutation(2**6)[:26, None] // 2 ** np.arange(6) % 2  # different rows of 0 and 1
+    visible = visible[visible.any(axis=1)].astype(np.float32)
+    roles = ["train"] * (len(visible) - 5) + ["unseen"] * 5
+    plain = AttributeTable([f"c{i}" for i in range(len(visible))], list("abcdef"), visible, roles=roles)
+    masses = 10 ** rng.uniform(1, 4, (len(visible), 1))
+    grams = plain.replace(
+        attribute_names=[*plain.attribute_names, "body mass"],
+        class_attributes=np.concatenate([visible, masses], axis=1),
+    )
+    found = {"as written, in grams": accuracy_on_described_classes(grams, visible)}
+    for name, table in (("without", plain), ("grams", grams), ("kilograms", in_kilograms(grams))):
+        table.to_csv(tmp_path / "table.csv")
+        found[name] = accuracy_on_described_classes(read_traits(tmp_path / "table.csv"), visible)
+    assert found["without"] > 0.8, found
+    assert min(found["grams"], found["kilograms"]) >= found["without"] - 0.1, found
+    assert found["as written, in grams"] < 0.5, found
+
+
+def in_kilograms(table: AttributeTable) -> AttributeTable:
+    values = table.class_attributes.copy()
+    values[:, -1] /= 1000
+    return table.replace(class_attributes=values)
