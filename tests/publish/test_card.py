@@ -417,12 +417,12 @@ def assert_same_statements(card: ModelCard, made: ModelCard) -> None:
 
 
 @pytest.mark.parametrize(("row", "name"), list(enumerate(ROWS, start=1)))
-def test_the_cards_in_model_cards_have_the_numbers_of_the_records_and_of_the_readme(row, name, tmp_path):
+def test_the_cards_in_model_cards_have_the_numbers_of_the_records_and_of_the_page(row, name, tmp_path):
     records = [json.loads((ROOT / f"docs/runs/row{row}-seed{seed}.json").read_text()) for seed in range(3)]
     stored = ModelCard.load(ROOT / "model_cards" / f"{name}.md")
     assert_same_statements(stored, ModelCard.load(write_card(tmp_path / f"{name}.md", records)))
     assert (ROOT / "model_cards" / f"{name}-training.png").exists()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("| | T1 | U | S | H |")[1].splitlines()
+    readme = (ROOT / "docs/published.md").read_text(encoding="utf-8").split("| | T1 | U | S | H |")[1].splitlines()
     cells = [cell.strip(" *") for cell in readme[1 + row].split("|")[2:6]]
     assert rows_of(stored)["mean ± standard deviation of 3 seeds"][:4] == cells
 
