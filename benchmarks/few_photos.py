@@ -20,6 +20,7 @@ from dedn_hf.metrics.scores import gzsl_scores
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.publish.saved import load_model, saved_table
 from dedn_hf.training.inputs import inputs_from
+from dedn_hf.traits.wording import fills_of
 
 SCORES = ("T1", "U", "S", "H")
 
@@ -49,7 +50,7 @@ def few_words(table: AttributeTable, fit: ScoreFit, count: int | None) -> dict[s
     for name, row, seen in zip(table.class_names, table.class_attributes, table.seen, strict=True):
         if not seen:
             told = np.argsort(-np.abs(row - fit.values))[:count]
-            rows[name] = fit.values.astype(np.float32)
+            rows[name] = fills_of(table)
             rows[name][told] = row[told]
     return rows
 

@@ -168,6 +168,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         if "attribute_groups" in config and groups != "given":
             raise ValueError(f"attribute_groups and groups={groups!r} contradict each other. Leave one of them out.")
         table = table.select_attributes(config.pop("attribute_names", None) or table.attribute_names)
+        table = table.with_neutral_gaps(config.get("attribute_power", 1.0))
         config.setdefault("attribute_groups", group_attributes(table, groups, num_groups))
         of_table = {"attribute_names": table.attribute_names, "id2label": dict(enumerate(table.class_names))}
         if table.attribute_embeddings is not None:

@@ -229,6 +229,8 @@ def describe(table, start: int, values: dict[str, float | str | bool]) -> np.nda
     """A: the start (AVERAGE, NOTHING or the index of a class) with some traits, or attributes, replaced."""
     if start == AVERAGE:
         row = table.class_attributes.mean(axis=0)
+        if table.traits is not None:
+            row = np.array([trait["fill"] for trait in table.traits], np.float32)
     else:
         row = np.zeros(table.num_attributes, np.float32) if start == NOTHING else table.class_attributes[start].copy()
     for name, value in values.items():
