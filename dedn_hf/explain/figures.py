@@ -17,7 +17,7 @@ VERMILLION, BLUE, GREY = "#D55E00", "#0072B2", "#9A9A9A"
 GREEN, BLACK = "#009E73", "#000000"
 HEAT_NOTE = "Where each expert found the attribute (orange: strongest; line: half of that)"
 TEXT_SIZE, TITLE_SIZE = 9, 10
-EXPERT_MARKERS = {"coarse": "o", "fine": "^"}
+EXPERT_MARKERS = {"coarse": "o", "fine": "^", "pooled": "s"}
 ACCURACY_STYLES = {"T1": (GREEN, "^"), "U": (VERMILLION, "o"), "S": (BLUE, "s"), "H": (BLACK, "D")}
 
 
