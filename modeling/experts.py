@@ -212,7 +212,8 @@ class PooledExpert(nn.Module):
                 normalised. feature_penalty, attribute_penalty: of the ridge, relative to the mean square of each.
         """
         pooled, rows = pooled.double(), class_attributes.double()
-        mean, deviation = pooled.mean(dim=0), pooled.std(dim=0, correction=0) + 1e-6
+        mean, deviation = pooled.mean(dim=0), pooled.std(dim=0, correction=0)
+        deviation = deviation.clamp_min(0.01 * deviation.mean() + EPSILON)  # a channel that was silent may speak later
         images = F.normalize((pooled - mean) / deviation, dim=1)
         targets = 2 * F.one_hot(labels, len(rows)).double() - 1
         weighted = (images / labels.bincount(minlength=len(rows))[labels, None]).T / len(rows)

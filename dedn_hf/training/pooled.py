@@ -22,16 +22,22 @@ def fit_pooled_expert(
 
     Args:
         images: N, as they are evaluated: with their mirror images where the model uses these. labels: N.
+
+    Raises:
+        ValueError: a model without a pooled expert.
     """
+    expert = model.pooled_expert
+    if expert is None:
+        raise ValueError("This model has no pooled expert (its pooled_weight is 0).")
     model.to(accelerator.device)
     if accelerator.is_main_process:
         pooled = pooled_features(model, images, num_workers)
         present = labels.unique()
         labels = torch.searchsorted(present, labels).repeat_interleave(pooled.shape[1])
         rows = model.normalized_class_attributes().cpu()[present]
-        model.pooled_expert.learn(pooled.flatten(0, 1), labels, rows)
-    for name, buffer in model.pooled_expert.named_buffers():
-        setattr(model.pooled_expert, name, broadcast(buffer))
+        expert.learn(pooled.flatten(0, 1), labels, rows)
+    for name, buffer in expert.named_buffers():
+        setattr(expert, name, broadcast(buffer))
 
 
 @torch.no_grad()

@@ -59,6 +59,18 @@ def test_a_class_with_few_images_is_found_as_well_as_the_others(table):
     assert ((scores @ rows.T).argmax(dim=1) == 0).float().mean() > 0.8
 
 
+def test_a_channel_that_no_training_image_used_does_not_drown_the_others(table):
+    model = model_with(table)
+    seen = model.seen.nonzero()[:, 0]
+    pooled = torch.randn(60, SHAPE[0], generator=torch.Generator().manual_seed(3))
+    pooled[:, 4] = 0
+    model.pooled_expert.learn(pooled, torch.arange(60) % len(seen), model.normalized_class_attributes()[seen])
+    before, _ = model.pooled_expert(pooled[:, :, None])
+    pooled[:, 4] = 1e-3
+    after, _ = model.pooled_expert(pooled[:, :, None])
+    torch.testing.assert_close(after, before, rtol=0.05, atol=0.05)
+
+
 def test_what_the_regions_add_sums_up_to_its_scores(table):
     model = model_with(table)
     features, _ = learned(model)
