@@ -189,10 +189,12 @@ class PooledExpert(nn.Module):
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Attribute scores B x A, and what each region adds to them, B x A x R, of features B x C x R."""
-        standard = (features - self.mean[:, None]) / self.deviation[:, None]
-        length = standard.mean(dim=-1).norm(dim=-1).clamp_min(EPSILON)
-        region_maps = (self.weight @ standard) / (length * standard.shape[-1])[:, None, None]
-        return region_maps.sum(dim=-1), region_maps
+        with torch.autocast(features.device.type, enabled=False):  # lower precision would round the small differences
+            standard = (features.float() - self.mean.float()[:, None]) / self.deviation.float()[:, None]
+            length = standard.mean(dim=-1).norm(dim=-1).clamp_min(EPSILON)
+            region_maps = (self.weight.float() @ standard) / (length * standard.shape[-1])[:, None, None]
+            scores = region_maps.sum(dim=-1)
+        return scores.to(features.dtype), region_maps.to(features.dtype)
 
     @torch.no_grad()
     def learn(
@@ -210,10 +212,15 @@ class PooledExpert(nn.Module):
         Args:
             pooled: N x C, mean over the regions of the feature maps. labels: N, 0..K-1. class_attributes: K x A, rows
                 normalised. feature_penalty, attribute_penalty: of the ridge, relative to the mean square of each.
+
+        Raises:
+            ValueError: fewer than two classes.
         """
+        if len(class_attributes) < 2:
+            raise ValueError("The pooled expert needs images of two classes at least. Use pooled_weight=0.")
         pooled, rows = pooled.double(), class_attributes.double()
         mean, deviation = pooled.mean(dim=0), pooled.std(dim=0, correction=0)
-        deviation = deviation.clamp_min(0.01 * deviation.mean() + EPSILON)  # a channel that was silent may speak later
+        deviation = deviation.clamp_min(0.3 * deviation.mean() + EPSILON)  # a channel that was silent may speak later
         images = F.normalize((pooled - mean) / deviation, dim=1)
         targets = 2 * F.one_hot(labels, len(rows)).double() - 1
         weighted = (images / labels.bincount(minlength=len(rows))[labels, None]).T / len(rows)

@@ -131,6 +131,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         self.register_buffer("attribute_mean", torch.zeros(config.num_attributes))
         self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))
         self.class_cache = TensorCache()
+        self.learned_before: set[str] = set()  # classes of the model that training goes on with; not saved
         self.handicaps: torch.Tensor | None = None  # K, taken from logits in losses only; no part of a saved model
         self.freeze_backbone(config.freeze_backbone)
         self.post_init()
@@ -424,7 +425,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
     def all_experts(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Dual attention, and the pooled expert in evaluation, of features B x C x H x W."""
         scores, region_maps = self.dual_attention(features)
-        if self.pooled_expert is None or self.training:
+        if self.pooled_expert is None or self.training or not self.config.pooled_weight:
             return scores, region_maps
         of_pooled, maps_of_pooled = self.pooled_expert(features.to(self.class_attributes.dtype).flatten(2))
         scores = torch.cat([scores, of_pooled[:, None, None].expand(-1, -1, scores.shape[2], -1)], dim=1)
@@ -481,7 +482,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         summed = scores.sum(dim=2)
         with torch.autocast(scores.device.type, enabled=False):  # scores may be of low precision, losses are not
             logits = self.class_logits(self.scale_scores(summed), class_attributes, seen)
-            if self.handicaps is not None:
+            if self.handicaps is not None and len(self.handicaps) == len(class_attributes):
                 logits = logits - self.handicaps.to(logits)
         return loss_terms(self.config, scores, summed, logits, class_attributes, seen, labels)
 
@@ -504,6 +505,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         self.config.label2id = {name: label for label, name in enumerate(table.class_names)}
         if table.traits is not None:
             self.config.traits = table.traits
+        self.handicaps = None  # they were of the classes before
 
     def classes_or_own(
         self, class_attributes: torch.Tensor | None, seen: torch.Tensor | None

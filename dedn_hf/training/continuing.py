@@ -30,7 +30,8 @@ def started(name: str, table: AttributeTable, labels: Sequence[int]) -> DEDNForZ
             f"{table.num_attributes}, not the same ones. Give the table that it was trained with."
         )
     known = dict(zip(model.attribute_table.class_names, model.seen.tolist(), strict=True))
-    model.set_classes(table.with_neutral_gaps(model.config.attribute_power))
+    model.set_classes(table)
+    model.learned_before = {name for name, is_seen in known.items() if is_seen}
     was_seen = np.array([known.get(class_name, False) for class_name in table.class_names])
     model.handicaps = handicaps(np.bincount(np.asarray(labels, dtype=int), minlength=len(table)), was_seen)
     return model

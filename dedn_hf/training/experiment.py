@@ -243,7 +243,7 @@ def learn_pooled_expert(
 ) -> None:
     """Fit the pooled expert, where the model has one, before the other experts are trained.
 
-    A model that goes on from a saved one, with photos of only some of its seen classes, keeps the one that it has.
+    A model that goes on from a saved one, without photos of all classes that this has learned, keeps the one it has.
     """
     if model.pooled_expert is None:
         return
@@ -252,8 +252,8 @@ def learn_pooled_expert(
             "pooled_weight needs a frozen backbone: the pooled expert is computed once, from its features. Use "
             "train_backbone=false, or pooled_weight=0."
         )
-    learned = set(task.labels["train"].tolist())
-    if model.pooled_expert.weight.any() and learned < set(task.table.seen.nonzero()[0].tolist()):
+    learned = {task.table.class_names[label] for label in task.labels["train"].unique().tolist()}
+    if model.pooled_expert.weight.any() and not model.learned_before <= learned:
         return
     images = training_images(task, model, settings, caches)
     fit_pooled_expert(model, images, task.labels["train"], accelerator, settings.num_workers)
