@@ -165,23 +165,6 @@ class AttributeTable:
             roles=[self.roles[i] for i in rows],
         )
 
-    def with_neutral_gaps(self, power: float) -> AttributeTable:
-        """The same for a model that raises class attributes to a power and subtracts their mean over the seen classes.
-
-        What stands for gaps, here and in later descriptions, is then no longer the mean over the seen classes, but
-        what the mean of the raised values comes from: only that speaks neither for nor against a class.
-        """
-        if self.traits is None or power == 1:
-            return self
-        fills = np.array([trait["fill"] for trait in self.traits], np.float32)
-        gaps = np.isclose(self.class_attributes, fills, rtol=1e-6, atol=1e-6)
-        told = self.seen[:, None] & ~gaps
-        raised = np.sign(self.class_attributes) * np.abs(self.class_attributes) ** power
-        mean = (raised * told).sum(axis=0) / np.maximum(told.sum(axis=0), 1)
-        neutral = np.where(told.any(axis=0), np.sign(mean) * np.abs(mean) ** (1 / power), fills).astype(np.float32)
-        traits = [trait | {"fill": float(value)} for trait, value in zip(self.traits, neutral, strict=True)]
-        return self.replace(class_attributes=np.where(gaps, neutral, self.class_attributes), traits=traits)
-
     def select_attributes(self, attribute_names: Sequence[str]) -> AttributeTable:
         """The table with exactly `attribute_names` as columns, in that order. Raises ValueError for unknown names."""
         position = {name: i for i, name in enumerate(self.attribute_names)}

@@ -169,7 +169,6 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         if "attribute_groups" in config and groups != "given":
             raise ValueError(f"attribute_groups and groups={groups!r} contradict each other. Leave one of them out.")
         table = table.select_attributes(config.pop("attribute_names", None) or table.attribute_names)
-        table = table.with_neutral_gaps(config.get("attribute_power", 1.0))
         config.setdefault("attribute_groups", group_attributes(table, groups, num_groups))
         of_table = {"attribute_names": table.attribute_names, "id2label": dict(enumerate(table.class_names))}
         if table.attribute_embeddings is not None:
@@ -581,8 +580,19 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
             self.class_attributes.float().cpu().numpy(),
             self.config.attribute_groups,
             ["train" if seen else "unseen" for seen in self.seen.tolist()],
-            traits=self.config.traits,
+            traits=self._traits(),
         )
+
+    def _traits(self) -> list[dict] | None:
+        """`config.traits`, where a trait that a description leaves out speaks neither for nor against a class.
+
+        That is the mean over the seen classes, but for raised attributes what the mean of these comes from.
+        """
+        traits, power = self.config.traits, self.config.attribute_power
+        if traits is None or power == 1 or not self.config.center_attributes:
+            return traits
+        neutral = self.attribute_mean.sign() * self.attribute_mean.abs() ** (1 / power)
+        return [trait | {"fill": value} for trait, value in zip(traits, neutral.tolist(), strict=True)]
 
     @torch.no_grad()
     def top_classes(

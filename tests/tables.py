@@ -4,6 +4,15 @@ import numpy as np
 
 from dedn_hf import AttributeTable
 
+SIX_BIRDS = """species;bill;mass;crest
+kite;hooked;1200 g;no
+wren;thin;9 g;no
+tern;straight;120 g;no
+lapwing;straight;220 g;yes
+jay;strong;160 g;yes
+hoopoe;curved;70 g;yes
+"""
+
 
 def small_table(classes: int = 6, attributes: int = 8, unseen: int = 2, embedding_size: int = 5) -> AttributeTable:
     """A table of random values from a fixed seed. It has two groups, and its last `unseen` classes are unseen."""

@@ -250,7 +250,7 @@ def learn_pooled_expert(
     if settings.train_backbone:
         raise ValueError(
             "pooled_weight needs a frozen backbone: the pooled expert is computed once, from its features. Use "
-            "train_backbone=false, or pooled_weight=0."
+            "train_backbone=false, or for a new model pooled_weight=0."
         )
     learned = {task.table.class_names[label] for label in task.labels["train"].unique().tolist()}
     if model.pooled_expert.weight.any() and not model.learned_before <= learned:

@@ -31,7 +31,8 @@ def fit_pooled_expert(
         raise ValueError("This model has no pooled expert (its pooled_weight is 0).")
     model.to(accelerator.device)
     if accelerator.is_main_process:
-        pooled = pooled_features(model, images, num_workers)
+        with accelerator.autocast():  # as in evaluation
+            pooled = pooled_features(model, images, num_workers)
         present = labels.unique()
         labels = torch.searchsorted(present, labels).repeat_interleave(pooled.shape[1])
         rows = model.normalized_class_attributes().cpu()[present]

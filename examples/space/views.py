@@ -8,7 +8,8 @@ import numpy as np
 TOP, FOR, AGAINST = 5, 5, 3  # how many bars
 EXPERTS_HINT = (
     '<p class="hint">The coarse expert looks for all attributes at once, the fine one group by group. Orange is where '
-    "they found the attribute: the deeper, the more. No orange means that they did not find it.</p>"
+    "they found the attribute: the deeper, the more. No orange means that they did not find it. A pooled expert, if "
+    "there is one, weighs the whole photo.</p>"
 )
 
 

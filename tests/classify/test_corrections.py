@@ -15,23 +15,15 @@ from dedn_hf.explain import corrections as kept
 from dedn_hf.explain import explain
 from dedn_hf.publish import load_model
 from dedn_hf.traits import read_traits
+from tests.tables import SIX_BIRDS
 from tests.tiny_runs import image_model, picture
-
-TABLE = """species;bill;mass;crest
-kite;hooked;1200 g;no
-wren;thin;9 g;no
-tern;straight;120 g;no
-lapwing;straight;220 g;yes
-jay;strong;160 g;yes
-hoopoe;curved;70 g;yes
-"""
 
 
 @pytest.fixture(scope="module")
 def birds(tmp_path_factory):
     """A saved model of six birds in the words of a table."""
     root = tmp_path_factory.mktemp("birds")
-    (root / "birds.csv").write_text(TABLE)
+    (root / "birds.csv").write_text(SIX_BIRDS)
     torch.manual_seed(0)
     image_model(read_traits(root / "birds.csv"), normalize_scores=True).eval().save_pretrained(root / "model")
     return str(root / "model")
@@ -101,7 +93,7 @@ def test_a_second_correction_of_a_trait_replaces_the_first_also_after_the_photo_
 
 
 def test_a_trait_may_be_called_as_the_page_calls_it(tmp_path, photos):
-    (tmp_path / "birds.csv").write_text(TABLE.replace("crest", "has_crest::pointed"))
+    (tmp_path / "birds.csv").write_text(SIX_BIRDS.replace("crest", "has_crest::pointed"))
     model = image_model(read_traits(tmp_path / "birds.csv")).eval()
     explanation = explain(model, photos / "0.png", corrections={"Crest: pointed": "yes"})
     assert list(explanation.corrections) == ["has_crest::pointed"]

@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.tables import SIX_BIRDS
 from tests.tiny_runs import image_model, picture
 
 ROOT = Path(__file__).parents[2]
@@ -19,14 +20,6 @@ LAUNCHERS = {
     "accelerate": ["accelerate.commands.launch", "--config_file", str(CPU), "--main_process_port", "0"],
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
 }
-TABLE = """species;bill;mass;crest
-kite;hooked;1200 g;no
-wren;thin;9 g;no
-tern;straight;120 g;no
-lapwing;straight;220 g;yes
-jay;strong;160 g;yes
-hoopoe;curved;70 g;yes
-"""
 LEARNED = ("kite", "wren", "tern", "lapwing", "jay")
 
 
@@ -60,7 +53,7 @@ def test_two_processes_classify_into_the_file_of_one(launcher, tmp_path):
 def test_two_processes_train_to_the_weights_of_one_and_speak_once(tmp_path):
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
-    (tmp_path / "birds.csv").write_text(TABLE)
+    (tmp_path / "birds.csv").write_text(SIX_BIRDS)
     for label, name in enumerate(LEARNED):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(6):

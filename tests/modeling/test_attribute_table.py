@@ -307,18 +307,19 @@ def trait(name, fill):
     return {"column": name, "attribute": name, "kind": "number", "fill": fill, "range": [0.0, 1.0], **nothing}
 
 
-def test_gaps_are_filled_with_what_neither_helps_nor_hurts_a_class_of_raised_attributes():
-    values = np.array([[0.0, 1.0], [1.0, 0.49], [0.5, 0.25], [0.5, 0.58]])  # 0.5 and 0.58: means that fill gaps
+def test_what_a_description_leaves_out_neither_helps_nor_hurts_a_class_of_raised_attributes():
+    values = np.array([[0.0, 1.0], [1.0, 0.49], [0.5, 0.25], [0.5, 0.58]])
     table = AttributeTable(
         list("abcd"), ["x", "y"], values, ["all"] * 2, ["train", "train", "train", "unseen"], traits=None
     ).replace(traits=[trait("x", 0.5), trait("y", 0.58)])
-    neutral = table.with_neutral_gaps(0.5)
-    np.testing.assert_allclose([each["fill"] for each in neutral.traits], [0.25, (2.2 / 3) ** 2], rtol=1e-5)
-    np.testing.assert_allclose(neutral.class_attributes[2:], [[0.25, 0.25], [0.25, (2.2 / 3) ** 2]], rtol=1e-5)
     model = DEDNForZeroShot.from_timm(
         None, table, feature_shape=[4, 2, 2], attribute_power=0.5, center_attributes=True
     ).eval()
+    np.testing.assert_array_equal(model.attribute_table.class_attributes, table.class_attributes)
+    means = [((0 + 1 + 0.5**0.5) / 3) ** 2, (2.2 / 3) ** 2]  # of the roots, over the seen classes
+    np.testing.assert_allclose([each["fill"] for each in model.attribute_table.traits], means, rtol=1e-5)
     described = model.attribute_table.describe("new", {"x": 1.0})
     row = model.normalized_class_attributes(torch.from_numpy(described)[None])[0]
     assert row[0] > 0.99 and row[1].abs() < 1e-3
-    assert table.with_neutral_gaps(1.0) is table
+    model.set_classes(table)  # read anew, with the means
+    np.testing.assert_array_equal(model.attribute_table.describe("new", {"x": 1.0}), described)
