@@ -139,7 +139,7 @@ class DEDNConfig(PreTrainedConfig):
             self.attribute_groups = ["all"] * len(self.attribute_names)
         super().__init__(**kwargs)
         self.output_attentions = output_attentions
-        if self.label2id is None:
+        if self.label2id is None:  # type: ignore[has-type]  # of the class above
             self.label2id = {name: label for label, name in self.id2label.items()}
         self.validate()
         self.experts = [expert for expert in EXPERTS if expert in self.experts]  # coarse first, whatever was given

@@ -148,7 +148,8 @@ class Experts(nn.ModuleDict):
             region_scores, region_maps = (part.unflatten(1, (len(self), -1)) for part in found)
             scores.append(region_scores)
         if "channel" in queries:
-            channel_scores = channel_attention(features, *queries["channel"], fused).to(dtype)
+            keys, values = queries["channel"]
+            channel_scores = channel_attention(features, keys, values, fused).to(dtype)
             scores.append(channel_scores.unflatten(1, (len(self), -1)))
         return torch.stack(scores, dim=2), region_maps
 

@@ -127,6 +127,7 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         self.feature_norm = nn.BatchNorm2d(channels, affine=False) if config.standardize_features else nn.Identity()
         if config.normalize_scores:
             self.logit_scale = nn.Parameter(torch.empty(()))
+        self.class_attributes: torch.Tensor
         self.register_buffer("class_attributes", torch.zeros(config.num_labels, config.num_attributes))
         self.register_buffer("attribute_mean", torch.zeros(config.num_attributes))
         self.register_buffer("seen", torch.zeros(config.num_labels, dtype=torch.bool))

@@ -55,7 +55,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def require_writable(path: str | Path, formats: Sequence[str] = ()) -> None:
+def require_writable(path: str | os.PathLike, formats: Sequence[str] = ()) -> None:
     """Raise ValueError, with what to do, unless a file can be written there. To be asked before the work is done.
 
     formats: suffixes to choose from, as '.csv'; none: any.

@@ -137,7 +137,8 @@ def classify(
     count = -(-len(found) // BLOCK)
     # By number, and not by place in the list: another process may have written a block before this one looks.
     mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
-    scorer = Scorer(model, table, threshold, groups and Rollup(groups, table.class_names, threshold), top_k)
+    rollup = Rollup(groups, table.class_names, threshold) if groups else None
+    scorer = Scorer(model, table, threshold, rollup, top_k)
     photos = PhotoBatches(found, evaluation_transform(model), html is not None, corrected)
     with at_full_speed(model):
         silent = not state.is_main_process
@@ -237,7 +238,7 @@ class PhotoBatches(Dataset):
         rows, pixels = [], []
         for index in indices:
             name, source = self.photos[index]
-            row = {"file": name, "taken": None, "camera": None, "error": None}
+            row: dict[str, Any] = {"file": name, "taken": None, "camera": None, "error": None}
             try:
                 if source is None:
                     raise ValueError("There is no image in this row.")

@@ -55,7 +55,7 @@ class Files(Sequence):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, index: int) -> tuple[str, str]:
+    def __getitem__(self, index: int) -> tuple[str, str]:  # type: ignore[override]  # no slices
         name = self.name(index)
         return printable(name), os.path.join(self.root, name)
 
@@ -63,9 +63,9 @@ class Files(Sequence):
         """As it was given."""
         return os.fsdecode(bytes(self.joined[self.starts[index] : self.starts[index + 1]]))
 
-    def identity(self) -> Iterator[bytes]:
+    def identity(self) -> Iterator[bytes | bytearray]:
         """Bytes that change with the files' names."""
-        yield from (os.fsencode(self.root), self.starts, self.joined)
+        yield from (os.fsencode(self.root), self.starts.tobytes(), self.joined)
 
 
 class Rows(Sequence):
@@ -82,7 +82,7 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[str, str | bytes | None]:
+    def __getitem__(self, index: int) -> tuple[str, str | bytes | None]:  # type: ignore[override]
         row = self.rows[index]
         stored = row[self.column] or {}
         source = stored.get("path") if stored.get("bytes") is None else stored["bytes"]
@@ -110,7 +110,7 @@ class Collection(Sequence):
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    def __getitem__(self, index: int) -> tuple[str, str | bytes | None]:
+    def __getitem__(self, index: int) -> tuple[str, str | bytes | None]:  # type: ignore[override]
         part = bisect_right(self.ends, index)
         return self.parts[part][index - (self.ends[part - 1] if part else 0)]
 
@@ -135,8 +135,9 @@ def collect(sources: Iterable[str | os.PathLike], file_column: str | None = None
         FileNotFoundError: no such file, folder or data set, or no photo in all of them.
         ValueError: a list or data set without such a column, or a list that names no file that is there.
     """
-    unused, parts, single = Photos(""), [], []
-    for source in map(os.fspath, sources):
+    unused, single = Photos(""), []
+    parts: list[Files | Rows] = []
+    for source in (os.fspath(each) for each in sources):
         path = os.path.abspath(source)
         if os.path.isfile(path) and Path(path).suffix.lower() not in LISTS:
             single.append(path)
@@ -179,7 +180,7 @@ def photos_in(folder: str, unused: Photos) -> Iterator[str]:
             yield path
 
 
-def rows_of(source: str, column: str | None, otherwise: str = "") -> list[Rows]:
+def rows_of(source: str, column: str | None, otherwise: str = "") -> list[Files | Rows]:
     """The images of a data set. otherwise: how the message begins where there is none."""
     from dedn_hf.data.stored import find_images, open_dataset
 

@@ -18,6 +18,7 @@ from dedn_hf.traits.wording import columns_of, described_columns, filled_from, f
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+    from dedn_hf.traits.reading import TraitTable
 
 SAME = 0.9999  # cosine; nothing sets the classes apart
 AVERAGE = 0.25  # share of the seen classes that are as near to the average class; see docs/describing.md
@@ -108,7 +109,7 @@ def described_row(
     return known or name, base.describe(name, description)
 
 
-def row_of(table: AttributeTable, name: str) -> np.ndarray:
+def row_of(table: TraitTable, name: str) -> np.ndarray:
     """The row of a class, A, in a table that was read; its only row, whatever that is called. Raises ValueError."""
     found = matching.match(table.class_names, [name]).folder_of
     if not found and len(table) > 1:
@@ -200,7 +201,7 @@ def apart(table: AttributeTable, directions: np.ndarray, index: int, other: int)
     differences = (directions[index] - directions[other]) ** 2
     sizes = {column: differences[places].sum() for column, places in columns_of(table).items()}
     rows, found = table.class_attributes, []
-    for column in sorted(sizes, key=sizes.get, reverse=True)[:TELLING]:
+    for column in sorted(sizes, key=sizes.__getitem__, reverse=True)[:TELLING]:
         one, two = said(table, rows[index], column), said(table, rows[other], column)
         if one != two:
             found.append(f"{spoken(column)} ({one}, not {two})")
@@ -252,7 +253,7 @@ def advice(table: AttributeTable, directions: np.ndarray, missing: list[str], ne
     special = (directions[nearest] - average(table, directions)) ** 2
     places, rows = columns_of(table), table.class_attributes
     sizes = {column: special[:, places[column]].sum() for column in missing}
-    best = [column for column in sorted(sizes, key=sizes.get, reverse=True) if sizes[column] > 0][:TELLING]
+    best = [column for column in sorted(sizes, key=sizes.__getitem__, reverse=True) if sizes[column] > 0][:TELLING]
     if not best:
         return "All traits of the table are described. Only another column, or photos to train on, would set it apart."
     texts = []

@@ -149,9 +149,9 @@ def reference_scores(
         data: photos that the model was trained on, as batches for evaluation, with `__getitems__`. labels: one index
             into the classes of `table` for each of them.
     """
-    labels, draw, names, means = np.asarray(labels), random.Random(0), [], []
-    for label in np.unique(labels).tolist():
-        rows = np.flatnonzero(labels == label).tolist()
+    of, draw, names, means = np.asarray(labels), random.Random(0), [], []
+    for label in np.unique(of).tolist():
+        rows = np.flatnonzero(of == label).tolist()
         rows = sorted(draw.sample(rows, min(PER_CLASS, len(rows))))
         names.append(table.class_names[label])
         means.append(scores_of_batch(model, data.__getitems__(rows)).mean(axis=0))
@@ -182,7 +182,8 @@ def shown_traits(fit: ScoreFit, table: AttributeTable, scores: np.ndarray) -> li
     special = np.abs(row - fit.values) / np.where(spreads > 0, spreads, np.inf)
     special = np.where(fit.correlations >= RELIABLE, special, 0.0)
     sizes = {column: special[places].max() for column, places in columns_of(table).items()}
-    best = [column for column in sorted(sizes, key=sizes.get, reverse=True) if sizes[column] > 0][:SHOWN_TRAITS]
+    ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    best = [column for column in ordered if sizes[column] > 0][:SHOWN_TRAITS]
     return [
         f"{spoken(column)}: {in_words(table, row, column)} (average: {in_words(table, fit.values, column)}; "
         f"correlation {fit.correlations[columns_of(table)[column]].max():.2f})"

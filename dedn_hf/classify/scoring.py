@@ -153,8 +153,8 @@ class Scorer:
 
     def _added(self, scores: torch.Tensor, corrected: Corrected) -> dict[int, torch.Tensor]:
         """Corrected attribute -> what it adds to the logit of every class, K', as in `dedn explain`."""
-        arrays = (tensor.double().cpu().numpy() for tensor in (scores, self.directions))
-        columns = contributions_of(corrected.values, *arrays, self.table.class_attributes)
+        own, directions = (tensor.double().cpu().numpy() for tensor in (scores, self.directions))
+        columns = contributions_of(corrected.values, own, directions, self.table.class_attributes)
         return {a: torch.from_numpy(column).to(scores) for a, column in columns.items()}
 
     def _telling(

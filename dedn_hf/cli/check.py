@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from dedn_hf.studies.forecast import Forecast
     from dedn_hf.studies.short_trainings import ShortTrainings
 
-READING = ("names", "name_column", "use", "ignore", "kinds", "sheet", "long_columns", "transposed", "delimiter")
-READING += ("encoding", "header", "decimal", "missing")
+READING = (
+    *("names", "name_column", "use", "ignore", "kinds", "sheet", "long_columns", "transposed", "delimiter"),
+    *("encoding", "header", "decimal", "missing"),
+)
 FEW = 5  # photos; below, a class is hardly learned and hardly tested
 
 
@@ -55,34 +57,34 @@ def add_traits_argument(parser: argparse.ArgumentParser, **options: Any) -> None
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """How to read a table of traits where the guesses are wrong: arguments of `read_traits`."""
-    parser = parser.add_argument_group("reading the table, where a guess is wrong")
-    parser.add_argument("--names", metavar="FILE", help="CSV of folder,name, where folders and table differ")
-    parser.add_argument("--name-column", metavar="NAME", help="column with the names of the classes")
-    parser.add_argument("--use", nargs="+", metavar="COLUMN", help="columns that are traits, whatever they look like")
-    parser.add_argument("--ignore", nargs="+", metavar="COLUMN", help="columns that are no traits")
-    parser.add_argument(
+    reading = parser.add_argument_group("reading the table, where a guess is wrong")
+    reading.add_argument("--names", metavar="FILE", help="CSV of folder,name, where folders and table differ")
+    reading.add_argument("--name-column", metavar="NAME", help="column with the names of the classes")
+    reading.add_argument("--use", nargs="+", metavar="COLUMN", help="columns that are traits, whatever they look like")
+    reading.add_argument("--ignore", nargs="+", metavar="COLUMN", help="columns that are no traits")
+    reading.add_argument(
         "--kind",
         dest="kinds",
         nargs="+",
         metavar="COLUMN=KIND",
         help="number, percent, yes/no or category, as in body_mass=number",
     )
-    parser.add_argument("--sheet", metavar="NAME", help="sheet of an Excel file, by name or number")
-    parser.add_argument(
+    reading.add_argument("--sheet", metavar="NAME", help="sheet of an Excel file, by name or number")
+    reading.add_argument(
         "--long",
         dest="long_columns",
         nargs="+",
         metavar="COLUMN",
         help="one trait a row: columns of the trait, the value and, where there is one, the unit",
     )
-    parser.add_argument(
+    reading.add_argument(
         "--transposed", action=argparse.BooleanOptionalAction, default=None, help="classes stand in columns"
     )
-    parser.add_argument("--delimiter", metavar="SIGN", help="between columns, such as ';' or tab")
-    parser.add_argument("--encoding", metavar="NAME", help="of the text, such as cp1250")
-    parser.add_argument("--header", type=int, metavar="LINE", help="line of the names of columns, from 1")
-    parser.add_argument("--decimal", choices=(".", ","), help="decimal sign")
-    parser.add_argument("--missing", nargs="+", metavar="MARK", help="further marks of gaps, such as -7")
+    reading.add_argument("--delimiter", metavar="SIGN", help="between columns, such as ';' or tab")
+    reading.add_argument("--encoding", metavar="NAME", help="of the text, such as cp1250")
+    reading.add_argument("--header", type=int, metavar="LINE", help="line of the names of columns, from 1")
+    reading.add_argument("--decimal", choices=(".", ","), help="decimal sign")
+    reading.add_argument("--missing", nargs="+", metavar="MARK", help="further marks of gaps, such as -7")
 
 
 def reading_of(given: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -142,7 +143,7 @@ def benchmark(
     accelerator: Accelerator,
     data_dir: str | None = None,
     csv: str | None = None,
-    set: list[str] = (),
+    set: Sequence[str] = (),
     split: str = "test",
     **others: Any,
 ) -> tuple[DEDNForZeroShot, TestSet, dict]:

@@ -110,7 +110,7 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
     accelerator.end_training()
     if accelerator.is_main_process:
         if own:
-            experiment.bar.close()
+            experiment.bar.close()  # type: ignore[attr-defined]  # a JointBar
         report(record, out, given.get("old_photos") if given.get("labels") else given.get("photos"))
 
 

@@ -71,7 +71,7 @@ class Labelled:
 def read_labelled(
     labels: str | os.PathLike,
     data_dir: str | os.PathLike,
-    csv: str | os.PathLike | None,
+    csv: str | Path | Sequence[str | Path] | None,
     old_photos: str | os.PathLike | None = None,
     like: str | None = None,
     groups: str | Path | dict[str, str] | None = None,
@@ -101,13 +101,13 @@ def read_labelled(
         require_described(old, reader.table.class_names, reader.path)
     add_labelled(found, rows, names, reader.table, labels)
     without_repeats(found, rows, old, labels)
-    return Labelled(found, old, reader.table, reader.table.report)
+    return Labelled(found, old, reader.table, reader.report)
 
 
 def labelled_catalog(
     labels: str | os.PathLike,
     data_dir: str | os.PathLike,
-    csv: str | os.PathLike | None,
+    csv: str | Path | Sequence[str | Path] | None,
     test_fraction: float,
     **options: Any,
 ) -> Catalog:
@@ -271,7 +271,7 @@ def without_repeats(found: Photos, rows: Sequence[Label], old: Photos | None, so
 # Going on with a model -----------------------------------------------------------------------------------------------
 
 
-def model_table(like: str, csv: str | os.PathLike | None, reading: dict[str, Any]) -> AttributeTable:
+def model_table(like: str, csv: str | Path | Sequence[str | Path] | None, reading: dict[str, Any]) -> AttributeTable:
     """The classes of a saved model, or of a table in the model's terms. Those that it was trained on are seen.
 
     Raises ValueError where the table lacks a class that the model was trained on.

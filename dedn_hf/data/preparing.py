@@ -59,7 +59,7 @@ def prepare(
     if data_dir is not None:
         options["data_dir"] = data_dir
     unfinished = out.with_name(f"{out.name}.dedn-unfinished")
-    how = {"config_name": "portions", "strict": strict, "keep_metadata": keep_metadata}
+    how: dict[str, Any] = {"config_name": "portions", "strict": strict, "keep_metadata": keep_metadata}
     builder = builder_class(name, data_dir)(cache_dir=unfinished / "cache", **how, **options)
     fresh_folder(unfinished)
     try:

@@ -16,7 +16,7 @@ from dedn_hf.data.catalog import contents
 from dedn_hf.data.photos import LABEL_COLUMNS, LISTS, SPLIT_FOLDERS, Match, Photo, Photos, column_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    pass
 
 
 class StoredPhotos(NamedTuple):
@@ -38,7 +38,7 @@ class StoredPhotos(NamedTuple):
         return contents(stored["path"]) if stored["bytes"] is None else stored["bytes"]
 
 
-def is_dataset(source: str | Path) -> bool:
+def is_dataset(source: str | os.PathLike) -> bool:
     """Whether this is a data set, and no folder or list of photos.
 
     That is one saved to disk, Parquet files with images, or a name on the Hub.

@@ -338,7 +338,7 @@ def corrected_values(table: AttributeTable, corrections: Mapping[str, Any]) -> d
 
 def as_in_table(table: AttributeTable, name: str) -> str:
     """What a table with traits calls a column or an attribute that people may name as they say it."""
-    names = dict.fromkeys([*(trait["column"] for trait in table.traits), *table.attribute_names])
+    names = dict.fromkeys([*(trait["column"] for trait in table.traits or ()), *table.attribute_names])
     said = [each for each in names if spoken(each).casefold() == spoken(str(name)).casefold()]
     return said[0] if len(said) == 1 and name not in names else name
 

@@ -74,7 +74,7 @@ def explain(
     weights = as_array(model.expert_weights(scores)[:, 0])
     found = Explanation(
         picture=picture,
-        crop=crop_box(*picture.size, processor.size["shortest_edge"], model.config.image_size),
+        crop=crop_box(picture.width, picture.height, processor.size["shortest_edge"], model.config.image_size),
         table=model.attribute_table,
         experts=tuple(model.config.expert_names),
         expert_weights=weights / weights.sum(),  # in float32 their sum is only nearly 1

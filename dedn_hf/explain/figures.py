@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,12 +27,18 @@ def draw_ranking(axes: Axes, names: Sequence[str], scores: Sequence[float]) -> N
     places = range(len(names))
     axes.barh(places, scores, color=[BLUE, *[GREY] * (len(names) - 1)], height=0.35)
     for place, name, score in zip(places, names, scores, strict=True):
-        text = {"va": "bottom", "fontsize": TEXT_SIZE, "in_layout": False}  # a long name makes nothing else smaller
+        # a long name makes nothing else smaller
+        text: dict[str, Any] = {"va": "bottom", "fontsize": TEXT_SIZE, "in_layout": False}
         axes.text(0, place - 0.28, name, parse_math=False, ha="left", **text)
         axes.text(1, place - 0.28, f"{score:.1%}", ha="right", **text)
     axes.set_xlim(0, 1)
     axes.set_ylim(len(names) - 0.5, -0.9)
     axes.axis("off")
+
+
+def divided(figure: Figure | SubFigure, rows: int, columns: int, **options: Any) -> list[SubFigure]:
+    """The parts of a figure, row by row; options as of `Figure.subfigures`."""
+    return np.ravel(np.asarray(figure.subfigures(rows, columns, **options))).tolist()
 
 
 def keep_two_spines(axes: Axes) -> None:
@@ -75,7 +82,7 @@ def figure_explaining(
     figure = Figure(figsize=(2.9 + 1.75 * columns, 0.9 + 1.85 * rows), layout="constrained", dpi=130)
     if title:
         figure.suptitle(title, fontsize=TITLE_SIZE + 2)
-    left, right = figure.subfigures(1, 2, width_ratios=[2.3, 1.75 * columns])
+    left, right = divided(figure, 1, 2, width_ratios=[2.3, 1.75 * columns])
     picture, bars = left.subplots(2, 1, height_ratios=[3, 2])
     draw_image(picture, image, "the image")
     draw_ranking(bars, class_names, class_scores)
@@ -99,7 +106,7 @@ def draw_contributions(
     places = np.arange(len(names))
     axes.barh(places, values, color=[BLUE if value >= 0 else VERMILLION for value in values], height=0.6)
     for expert, marks in (expert_values or {}).items():
-        style = {"color": "white", "edgecolor": BLACK, "linewidth": 0.9, "s": 22, "zorder": 3}
+        style: dict[str, Any] = {"color": "white", "edgecolor": BLACK, "linewidth": 0.9, "s": 22, "zorder": 3}
         axes.scatter(marks, places, marker=EXPERT_MARKERS[expert], label=f"{expert} expert alone", **style)
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.set_yticks(places, names, fontsize=TEXT_SIZE, parse_math=False)
@@ -160,18 +167,22 @@ def figure_comparison(
     tall = 1.95 * len(heats) + 0.3 if heat_names else 0
     figure = Figure(figsize=(11, 4.4 + tall), layout="constrained", dpi=120)
     figure.suptitle(title, fontsize=TITLE_SIZE + 2, parse_math=False)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[4.4, tall]) if heat_names else (figure.subfigures(), None)
-    left, middle, right = upper.subfigures(1, 3, width_ratios=[2.4, 5, 3])
+    upper, *lower = divided(figure, 2, 1, height_ratios=[4.4, tall]) if heat_names else divided(figure, 1, 1)
+    left, middle, right = divided(upper, 1, 3, width_ratios=[2.4, 5, 3])
     picture, bars = left.subplots(2, 1, height_ratios=[3, 2])
     draw_image(picture, image, note="framed: what the model saw")
-    for style in ({"color": "white", "linewidth": 2.5}, {"color": BLACK, "linestyle": "--", "linewidth": 1}):
+    frames: list[dict[str, Any]] = [
+        {"color": "white", "linewidth": 2.5},
+        {"color": BLACK, "linestyle": "--", "linewidth": 1},
+    ]
+    for style in frames:
         picture.add_patch(Rectangle(crop[:2], crop[2] - crop[0], crop[3] - crop[1], fill=False, **style))
     draw_ranking(bars, *columns(classes))
     draw_contributions(middle.subplots(), *columns(contributions), expert_contributions, "By attribute")
     draw_contributions(right.subplots(), *columns(groups), title="By attribute group")
-    if lower is not None:
-        draw_heat_maps(lower, image, heat_names, heats)
-        lower.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
+    for panel in lower:
+        draw_heat_maps(panel, image, heat_names, heats)
+        panel.supxlabel(HEAT_NOTE, fontsize=TEXT_SIZE)
     return figure
 
 
@@ -187,7 +198,12 @@ def draw_accuracies(axes: Axes, epochs: Sequence[dict]) -> None:
         if not evaluated and any(epoch.get(other) is not None for epoch in epochs for other in ACCURACY_STYLES):
             continue  # not tested
         scores = [100 * epoch[name] for epoch in evaluated]
-        style = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 2 if name == "H" else 1.2}
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markersize": 4,
+            "linewidth": 2 if name == "H" else 1.2,
+        }
         every = max(1, len(evaluated) // 20)  # more markers than that would run into each other
         axes.plot([epoch["epoch"] for epoch in evaluated], scores, label=name, markevery=every, clip_on=False, **style)
     axes.set_ylim(0, 100)

@@ -104,18 +104,18 @@ def answers(probabilities: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np
     Raises:
         ValueError: shapes disagree, there is no image, or a value is not finite.
     """
-    probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1] or not len(labels):
+    given, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
+    if given.ndim != 2 or labels.shape != given.shape[:1] or not len(labels):
         raise ValueError(
-            f"probabilities have shape {probabilities.shape} and labels {labels.shape}; pass images x classes and one "
+            f"probabilities have shape {given.shape} and labels {labels.shape}; pass images x classes and one "
             "label per image, and one image at least."
         )
-    if not np.isfinite(probabilities).all():
+    if not np.isfinite(given).all():
         raise ValueError("probabilities hold NaN or infinity; check the images and the training.")
-    if probabilities.min() < 0 or np.abs(probabilities.sum(axis=1) - 1).max() > 1e-3:
-        probabilities = softmax(probabilities, axis=1)
-    best = probabilities.argmax(axis=1)
-    return probabilities[np.arange(len(best)), best], best == labels
+    if given.min() < 0 or np.abs(given.sum(axis=1) - 1).max() > 1e-3:
+        given = softmax(given, axis=1)
+    best = given.argmax(axis=1)
+    return given[np.arange(len(best)), best], best == labels
 
 
 def choose_temperature(logits: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None) -> float:

@@ -7,7 +7,7 @@ the classes that have images (Xian et al., TPAMI 2018).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -77,7 +77,7 @@ def harmonic_mean(u: float, s: float) -> float:
     return 0.0 if u + s == 0 else 2 * u * s / (u + s)
 
 
-def gzsl_scores(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> dict[str, float | list | None]:
+def gzsl_scores(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> dict[str, Any]:
     """T1, U, S, H, AUSUC and per-class accuracies.
 
     Args:
@@ -100,13 +100,12 @@ def gzsl_scores(logits: ArrayLike, labels: ArrayLike, seen: ArrayLike) -> dict[s
     among_unseen = np.where(seen, -np.inf, logits).argmax(1)
     t1 = _mean_of_present(per_class_accuracy(among_unseen, labels, np.flatnonzero(~seen)))
     u, s = _mean_of_present(accuracies[~seen]), _mean_of_present(accuracies[seen])
-    both = u is not None and s is not None
     return {
         "T1": t1,
         "U": u,
         "S": s,
-        "H": harmonic_mean(u, s) if both else None,
-        "AUSUC": ausuc(logits, labels, seen) if both else None,
+        "H": None if u is None or s is None else harmonic_mean(u, s),
+        "AUSUC": None if u is None or s is None else ausuc(logits, labels, seen),
         "per_class_accuracy": [None if np.isnan(accuracy) else float(accuracy) for accuracy in accuracies],
     }
 

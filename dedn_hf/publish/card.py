@@ -273,9 +273,10 @@ def settings_yaml(records: Sequence[dict]) -> str:
 
 def recorded(record: dict, *keys: str) -> Any:
     """`record[key][key]...`, or None where something of that was not recorded."""
+    found: Any = record
     for key in keys:
-        record = (record or {}).get(key)
-    return record
+        found = (found or {}).get(key)
+    return found
 
 
 def seed_of(record: dict) -> int:
@@ -350,9 +351,10 @@ def default_license(record: dict) -> str:
 
 def spread_of(values: Sequence[float | None]) -> str:
     """Mean and standard deviation, in percent."""
-    if None in values:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return NOT_TESTED
-    return f"{percent(statistics.mean(values))} ± {percent(statistics.stdev(values))}"
+    return f"{percent(statistics.mean(known))} ± {percent(statistics.stdev(known))}"
 
 
 def counted(counts: dict[str, int]) -> str:

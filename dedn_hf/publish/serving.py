@@ -244,7 +244,8 @@ def request_data(content: bytes | Fields, request: Request) -> Any:
 def data_of_fields(fields: Iterable[tuple[str, str | bytes]]) -> dict[str, Any]:
     """The request that fields of a URL or of a form make. A file is the image, whatever its field is called."""
     data: dict[str, Any] = {}
-    for key, value in fields:
+    for key, text in fields:
+        value: Any = text
         if key == "candidate_labels":
             data.setdefault(key, []).append(value)
             continue

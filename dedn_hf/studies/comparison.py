@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from dedn_hf.metrics.scores import SCORES, gzsl_scores
 
@@ -91,10 +91,12 @@ def paired_p(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p values corrected for their number (Holm, 1979); None stays None and does not count."""
-    order = sorted((i for i, p in enumerate(p_values) if p is not None), key=lambda i: p_values[i])
-    corrected, largest = [None] * len(p_values), 0.0
+    known = {i: p for i, p in enumerate(p_values) if p is not None}
+    order = sorted(known, key=known.__getitem__)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[i]))
+        largest = max(largest, min(1.0, (len(order) - rank) * known[i]))
         corrected[i] = largest
     return corrected
 
@@ -200,5 +202,5 @@ def escape(text: str) -> str:
     return "".join(codes.get(character, character) for character in text)
 
 
-def _number(value: ArrayLike | None) -> float | None:
+def _number(value: Any) -> float | None:
     return None if value is None else float(value)

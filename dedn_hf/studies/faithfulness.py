@@ -159,8 +159,8 @@ def balanced_sample(labels: Sequence[int], per_class: int, seed: int = 0) -> lis
     """
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}; take 1 or more.")
-    rng, labels = np.random.default_rng(seed), np.asarray(labels)
-    chosen = [rng.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
+    rng, of = np.random.default_rng(seed), np.asarray(labels)
+    chosen = [rng.permutation(np.flatnonzero(of == label))[:per_class] for label in np.unique(of)]
     return sorted(np.concatenate(chosen).tolist())
 
 

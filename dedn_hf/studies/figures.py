@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -104,9 +105,9 @@ def figure_confusion(counts: np.ndarray, class_names: Sequence[str], title: str 
     shown = axes.imshow(shares, cmap=BLUES, vmin=0, vmax=100)
     for row, column in zip(*np.nonzero(counts), strict=True) if numbered else ():
         colour = "white" if shares[row, column] > 40 else BLACK
-        style = {"ha": "center", "va": "center", "fontsize": TEXT_SIZE, "color": colour}
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": TEXT_SIZE, "color": colour}
         axes.text(column, row, f"{shares[row, column]:.0f}", **style)
-    text = {"fontsize": TEXT_SIZE if numbered else 6, "parse_math": False}
+    text: dict[str, Any] = {"fontsize": TEXT_SIZE if numbered else 6, "parse_math": False}
     axes.set_xticks(range(size), class_names, rotation=90, **text)
     axes.set_yticks(range(size), class_names, **text)
     axes.tick_params(length=0)
@@ -130,15 +131,15 @@ def figure_class_attributes(
     Raises:
         ValueError: a table that does not fit names, groups and `seen`.
     """
-    values, seen = np.asarray(class_attributes, dtype=float), np.asarray(seen, dtype=bool)
-    if values.shape != (len(class_names), len(groups)) or len(seen) != len(class_names):
+    values, trained = np.asarray(class_attributes, dtype=float), np.asarray(seen, dtype=bool)
+    if values.shape != (len(class_names), len(groups)) or len(trained) != len(class_names):
         raise ValueError(
             f"class_attributes has shape {values.shape}; there are {len(class_names)} names, {len(groups)} groups and "
-            f"{len(seen)} values of seen."
+            f"{len(trained)} values of seen."
         )
     names = list(dict.fromkeys(groups))
     columns = np.argsort([names.index(group) for group in groups], kind="stable")
-    rows = np.argsort(~seen, kind="stable")
+    rows = np.argsort(~trained, kind="stable")
     low, extent = values.min(axis=0), np.ptp(values, axis=0)
     scaled = np.divide(values - low, extent, out=np.zeros_like(values), where=extent > 0)
     figure = Figure(figsize=(11, 2 + 0.13 * max(len(rows), 12)), layout="constrained", dpi=130)
@@ -148,13 +149,17 @@ def figure_class_attributes(
     for name in names:
         count = list(groups).count(name)
         axes.axvline(start - 0.5, color=VERMILLION, linewidth=1.2)
-        about = {"rotation": 0 if count > 0.05 * len(groups) else 90, "fontsize": TEXT_SIZE, "parse_math": False}
-        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "bottom"}
-        axes.annotate(f"{name} ({count})", (start + count / 2 - 0.5, 1), (0, 5), **place, **about)
+        about: dict[str, Any] = {
+            "rotation": 0 if count > 0.05 * len(groups) else 90,
+            "fontsize": TEXT_SIZE,
+            "parse_math": False,
+        }
+        about |= {"xycoords": ("data", "axes fraction"), "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        axes.annotate(f"{name} ({count})", (start + count / 2 - 0.5, 1), (0, 5), **about)
         start += count
-    if 0 < seen.sum() < len(seen):
-        axes.axhline(seen.sum() - 0.5, color=VERMILLION, linewidth=1.6, linestyle="--")
-    text = {"fontsize": 6 if len(rows) > 12 else TEXT_SIZE, "parse_math": False}
+    if 0 < trained.sum() < len(trained):
+        axes.axhline(trained.sum() - 0.5, color=VERMILLION, linewidth=1.6, linestyle="--")
+    text: dict[str, Any] = {"fontsize": 6 if len(rows) > 12 else TEXT_SIZE, "parse_math": False}
     axes.set_yticks(range(len(rows)), [class_names[row] for row in rows], **text)
     axes.set_xticks([])
     axes.tick_params(length=0)
@@ -180,12 +185,11 @@ def figure_deletion(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Seq
     panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
     for axes, (kind, of_orders) in zip(panels, curves.items(), strict=True):
         for position, (order, (means, deviations)) in enumerate(of_orders.items()):
-            means, deviations = 100 * np.asarray(means), 100 * np.asarray(deviations)
-            share, style = np.linspace(0, 1, len(means)), style_of(position)
-            area = np.trapezoid(means, share)
-            axes.plot(share, means, label=f"{order}: area {area:.1f} %", clip_on=False, **style)
-            limits = (means - deviations, means + deviations)
-            axes.fill_between(share, *limits, color=style["color"], alpha=0.15, linewidth=0)
+            middle, spread = 100 * np.asarray(means), 100 * np.asarray(deviations)
+            share, style = np.linspace(0, 1, len(middle)), style_of(position)
+            area = np.trapezoid(middle, share)
+            axes.plot(share, middle, label=f"{order}: area {area:.1f} %", clip_on=False, **style)
+            axes.fill_between(share, middle - spread, middle + spread, color=style["color"], alpha=0.15, linewidth=0)
         axes.set_title(kind, fontsize=TITLE_SIZE + 1, loc="left")
         axes.set_xlabel(f"regions {'deleted' if kind == 'deletion' else 'put back'}", fontsize=TITLE_SIZE)
         axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -65,7 +65,7 @@ def read_cub_birds(folder: str | Path) -> dict[str, Parts]:
     Raises FileNotFoundError if one of them is missing.
     """
     files = dict(read_rows(Path(folder) / "images.txt"))
-    boxes = {}
+    boxes: dict[str, Parts] = {}
     for number, line in read_rows(Path(folder) / "bounding_boxes.txt"):
         x, y, width, height = map(float, line.split())
         boxes[files[number]] = {"bird": [(x, y, x + width, y + height)]}
@@ -79,12 +79,12 @@ def read_cub_parts(folder: str | Path) -> dict[str, Parts]:
     """
     root = Path(folder)
     files, names = dict(read_rows(root / "images.txt")), dict(read_rows(root / "parts" / "parts.txt"))
-    parts = {file: {} for file in files.values()}
+    parts: dict[str, dict] = {file: {} for file in files.values()}
     for number, line in read_rows(root / "parts" / "part_locs.txt"):
         part, x, y, visible = line.split()
         if visible == "1":
             parts[files[number]][names[part]] = [(float(x), float(y), float(x), float(y))]
-    return parts
+    return dict(parts)
 
 
 def read_rows(path: Path) -> list[tuple[str, str]]:
@@ -158,7 +158,7 @@ def play_pointing_game(
     shorter_side, size = processor.size["shortest_edge"], model.config.image_size
     targets = np.zeros((len(pictures), len(part_names), *grid), dtype=bool)
     for b, (picture, of_picture) in enumerate(zip(pictures, parts, strict=True)):
-        crop = crop_box(*picture.size, shorter_side, size)
+        crop = crop_box(picture.width, picture.height, shorter_side, size)
         covered = {name: regions_of(boxes, crop, grid, margin) for name, boxes in of_picture.items()}
         for a, names in enumerate(part_names):
             for name in names:

@@ -64,8 +64,13 @@ class Reproduction:
 
     def largest(self) -> float:
         """The largest difference of a score; infinite where only one of the two has it."""
-        pairs = [(then, now) for then, now in self.scores.values() if (then, now) != (None, None)]
-        return max((float("inf") if None in pair else abs(pair[1] - pair[0]) for pair in pairs), default=0.0)
+        differences = [0.0]
+        for then, now in self.scores.values():
+            if then is not None and now is not None:
+                differences.append(abs(now - then))
+            elif then is not now:
+                differences.append(float("inf"))
+        return max(differences)
 
     def summary(self) -> str:
         """The verdict and its reasons, for the screen."""

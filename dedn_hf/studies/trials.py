@@ -56,7 +56,8 @@ class Trial:
         none_drawn = _none_drawn(rivals, np.where(of_seen, count, count - 1), drawn)
         right = [none_drawn[~of_seen], (none_drawn * ~beaten)[~of_seen], (none_drawn * ~beaten)[of_seen]]
         labels = [self.labels[~of_seen], self.labels[~of_seen], self.labels[of_seen]]
-        return tuple(_mean_over_classes(*pair) for pair in zip(right, labels, strict=True))
+        t1, u, s = (_mean_over_classes(*pair) for pair in zip(right, labels, strict=True))
+        return t1, u, s
 
 
 def _none_drawn(rivals: np.ndarray, of: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -78,8 +79,8 @@ def hold_out_classes(
     photos: PooledPhotos,
     tested: np.ndarray,
     rows: np.ndarray,
-    trained: Sequence[int],
-    held_out: Sequence[int],
+    trained: Sequence[int] | np.ndarray,
+    held_out: Sequence[int] | np.ndarray,
     settings: Sequence[tuple],
 ) -> list[Trial]:
     """One trial for each setting: the held-out classes are described only.

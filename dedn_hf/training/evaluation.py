@@ -87,7 +87,7 @@ def loader_of(data: Dataset, batch_size: int = 64, num_workers: int = 0) -> Data
 
 
 def evaluate(
-    model: torch.nn.Module, inputs: Inputs, seen: Sequence[bool], accelerator: Accelerator | None = None, **options
+    model: torch.nn.Module, inputs: Inputs, seen: np.ndarray, accelerator: Accelerator | None = None, **options
 ) -> tuple[dict, Predictions]:
     """T1, U, S, H, AUSUC (each 0..1) and per-class accuracies on the splits 'seen' and 'unseen'.
 

@@ -164,7 +164,7 @@ def require_consistent(experiment: Experiment, settings: TrainingSettings) -> No
 def train_and_test(experiment: Experiment, settings: TrainingSettings, output: Path, accelerator: Accelerator) -> dict:
     """What `run` does once it has the folder for itself."""
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
-    record = {"protocol": PROTOCOLS[settings.select_on]}
+    record: dict[str, Any] = {"protocol": PROTOCOLS[settings.select_on]}
     splits, table = experiment.load(False)
     experiment = replace(experiment, fingerprint=fingerprint_of(experiment, splits, table, accelerator))
     task = replace(test_task(splits, table), fingerprint=experiment.fingerprint)
@@ -353,10 +353,10 @@ def open_caches(
     for view in range(1, settings.feature_views):
         options = {"view": view, **augmentation_of(settings)}
         views.append(View(experiment.features / f"view-{view}", options, only=training))
-    how = {"precision": settings.feature_precision, "num_workers": settings.num_workers, "bar": experiment.bar}
+    precision, workers = settings.feature_precision, settings.num_workers
     model.to(accelerator.device)
     with accelerator.main_process_first():
-        return open_views(views, model, everything, **how)
+        return open_views(views, model, everything, precision, num_workers=workers, bar=experiment.bar)
 
 
 def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]) -> Inputs:

@@ -35,6 +35,7 @@ from dedn_hf.training.stopping import StopSignals
 if TYPE_CHECKING:
     from dedn_hf.data.tasks import Inputs, Task
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+    from dedn_hf.training.evaluation import Predictions
 
 
 def fit(
@@ -44,7 +45,7 @@ def fit(
     settings: TrainingSettings,
     accelerator: Accelerator,
     folder: Path,
-    on_evaluation: Callable[[torch.nn.Module, dict, tuple], None] | None = None,
+    on_evaluation: Callable[[torch.nn.Module, dict, Predictions], None] | None = None,
     rescore: Callable[[dict, np.ndarray, np.ndarray], dict] | None = None,
     bar: Callable[..., Iterable] = tqdm,
 ) -> Progress:

@@ -91,7 +91,7 @@ def code_hash() -> str:
     """The first 16 hexadecimal digits of a SHA-256 of this package's source, in a clone or installed."""
     digest = hashlib.sha256()
     for package in (dedn_hf, modeling):
-        root = Path(package.__file__).parent
+        root = Path(str(package.__file__)).parent
         files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
         for name in sorted(name for name in files if package is modeling or not name.startswith("modeling/")):
             content = files[name].read_bytes()

@@ -78,8 +78,8 @@ def read_traits(
     sources = list(source) if isinstance(source, list | tuple) else [source]
     if len(sources) == 1 and not (choices.any() or dialect.any() or decimal or missing):
         table = _own_format(sources[0])
-        ready = table and _own_table(table, sources[0], folders, aliases, like)
-        if ready:
+        ready = None if table is None else _own_table(table, sources[0], folders, aliases, like)
+        if ready is not None:
             return ready
     photos_known = folders is not None
     folders = list(aliases) if folders is None and aliases else folders
@@ -99,30 +99,30 @@ def read_traits(
         other = _class_rows(sources, number, class_names, aliases, dialect, report)
         opened = beside(opened, other, number + 1, found.folder_of, aliases, report)
         report.source += f" + {other.sheet.source}"
-    sheet, class_column, groups, units = opened.sheet, opened.class_column, opened.groups, opened.units
+    rows, class_column, groups, units = opened.sheet, opened.class_column, opened.groups, opened.units
     owners = pd.factorize(opened.names)[0]  # row -> class, in order of appearance
     counts = np.bincount(owners)
     report.several_rows = {name: int(n) for name, n in zip(class_names, counts, strict=True) if n > 1}
-    role_column = find_role_column(sheet, class_column)
+    role_column = find_role_column(rows, class_column)
     pictured = set(found.folder_of.values()) if photos_known else None
-    roles = roles_of(sheet, role_column, owners, class_names, pictured)
+    roles = roles_of(rows, role_column, owners, class_names, pictured)
     if role_column:
         report.notes.append(f"roles by the column {role_column!r}")
-    choices.require_columns(sheet)
-    candidates = [name for name in sheet.cells if name not in (class_column, role_column)]
+    choices.require_columns(rows)
+    candidates = [name for name in rows.cells if name not in (class_column, role_column)]
     for name in [each for each in candidates if role_column and each.casefold() in CLASS_COLUMNS]:
         report.ignored[name] = f"{role_column!r} says the roles"
         candidates.remove(name)
-    styles = find_styles(sheet, candidates, decimal, missing, report.notes)
+    styles = find_styles(rows, candidates, decimal, missing, report.notes)
     if like is not None:
         old = _table_of(like)
         if role_column is None and not photos_known:
             known = dict(zip(old.class_names, old.roles, strict=True))
             roles = [known.get(name, "unseen") for name in class_names]
-        values, traits = encode_columns(old, sheet, candidates, owners, len(class_names), styles, report, units)
+        values, traits = encode_columns(old, rows, candidates, owners, len(class_names), styles, report, units)
         report.scale = "as the model has it"
         return _reported(_checked(class_names, values, old.attribute_groups, roles, traits, report), report, False)
-    columns = _read_columns(sheet, candidates, choices, class_column, owners, len(class_names), styles, units, report)
+    columns = _read_columns(rows, candidates, choices, class_column, owners, len(class_names), styles, units, report)
     return _finish(columns, class_names, roles, groups, report)
 
 
@@ -251,7 +251,7 @@ def _own_format(source: Any) -> AttributeTable | None:
 
 
 def _own_table(
-    table: AttributeTable, source: str | Path, folders: list[str] | None, aliases: Mapping | None, like: Any
+    table: AttributeTable, source: Any, folders: list[str] | None, aliases: Mapping | None, like: Any
 ) -> TraitTable | None:
     """The table as it is, if its columns need no scaling."""
     columns = [
@@ -342,7 +342,7 @@ def _finish(
             "(--use COLUMN)."
         )
     gaps = np.stack([column.gaps for column in columns], axis=1)
-    empty = gaps.all(axis=1)
+    empty = np.asarray(gaps.all(axis=1))
     if empty.any():
         names = [name for name, gone in zip(class_names, empty, strict=True) if gone]
         report.warnings.append(f"classes with nothing but gaps left out: {', '.join(map(repr, names[:6]))}")
@@ -356,7 +356,7 @@ def _finish(
     seen = np.array([role != "unseen" for role in roles])
     values, traits, report.scale = attributes_of(columns, seen)
     report.columns = [_column_entry(column) for column in columns]
-    attribute_groups = groups and [groups.get(trait["column"], "") for trait in traits]
+    attribute_groups = [groups.get(trait["column"], "") for trait in traits] if groups else None
     return _reported(_checked(class_names, values, attribute_groups, roles, traits, report), report)
 
 

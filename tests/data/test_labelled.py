@@ -117,6 +117,13 @@ def test_paths_may_be_relative_to_the_photos_or_to_the_list(birds):
     assert said(read(birds, birds / "labels.csv").photos) == {"0.jpg": "wren", "1.jpg": "jay"}
 
 
+def test_labels_go_with_groups_of_attributes(birds):
+    table = read(birds, write(birds, [{"file": "0.jpg", "label": "jay"}])).table
+    groups = dict.fromkeys(table.attribute_names, "looks")
+    every = read(birds, birds / "answers.csv", groups=groups)
+    assert set(every.table.attribute_groups) == {"looks"} and every.report.seen == 1
+
+
 def test_folders_mean_nothing_where_there_are_labels(birds):
     write_folder(birds / "photos", {"tern": 3})
     every = read(birds, write(birds, [{"file": "tern/0.jpg", "label": "wren"}, {"file": "1.jpg", "label": "jay"}]))
