@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +54,7 @@ def extract(
     num_workers: int,
     bar: Callable,
     silent: bool,
-) -> Iterator[tuple[Batch, torch.Tensor]]:
+) -> Generator[tuple[Batch, torch.Tensor]]:
     """Each batch with the feature maps of its views, one image after the other, P x C x H x W, on the CPU.
 
     Raises ValueError, with its name, for an image that cannot be read.

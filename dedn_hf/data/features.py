@@ -12,8 +12,8 @@ import json
 import logging
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,11 +209,11 @@ def missing_views(views: Sequence[View], contents: Sequence[str]) -> list[tuple[
     return list(map(tuple, missing))
 
 
-def append(maps: Iterator[tuple], views: Sequence[View], identities: Sequence[dict], contents: Sequence[str]) -> None:
+def append(maps: Generator[tuple], views: Sequence[View], identities: Sequence[dict], contents: Sequence[str]) -> None:
     """Add batches of maps, as `extract` gives them, to the caches of the views."""
     folder, dtype = views[0].folder, DTYPES[identities[0]["dtype"]]
     try:
-        with ExitStack() as opened:
+        with ExitStack() as opened, closing(maps):  # else an error here would leave the model as it computes
             appenders = [
                 opened.enter_context(appending(view.folder, identity))
                 for view, identity in zip(views, identities, strict=True)
