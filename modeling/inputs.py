@@ -9,6 +9,7 @@ import difflib
 import functools
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -170,7 +171,9 @@ for _prefix, _short in _PREFIXES.items():
 QUOTES = "'\"“”„‟’‘`´«»"
 FAR = 1.0
 _NUMBER = r"[+-]?(?:\d+(?:[ '’_.,]\d{3})*(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?"
-_UNIT = r"(?:[^\W\d_]+\.?|%|°\w?|[\"″])(?:[²³23]|\^[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?"
+_CURRENCIES = "$€£¥"
+_UNIT = rf"(?:[^\W\d_]+\.?|%|°\w?|[\"″{_CURRENCIES}])(?:[²³23]|\^[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?"
+FRACTION = re.compile(r"(?<![\d/.,])(?:(\d+)[ +])?(\d+) ?[/⁄] ?(\d+)(?![\d/])")
 _ABOUT = r"(?:(?:~|≈|<|>|≤|≥|ca\.?|c\.|circa|about|approx\.?|up to)\s*)?"
 _QUANTITY = re.compile(
     rf"{_ABOUT}({_NUMBER})\s*({_UNIT})?(?:\s*(?:-|\.\.+|…|to|bis|à)\s*({_NUMBER}))?"
@@ -218,7 +221,7 @@ def dimension(unit: str) -> str:
 
 
 def known_unit(text: str) -> bool:
-    return unit_name(text) in _DIMENSION or unit_name(text) in ("%", "°C", "°F", "°")
+    return unit_name(text) in _DIMENSION or unit_name(text) in ("%", "°C", "°F", "°", *_CURRENCIES)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -237,11 +240,15 @@ def decimal_sign(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=100_000)
 def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
-    """Number and unit of '1 200 g', '0,5', '9–12 mm' (its middle), '~3', '80 %'. Raises ValueError for others."""
+    """Number and unit of '1 200 g', '0,5', '9–12 mm' (its middle), '~3', '1 1/2', '$4', '80 %'.
+
+    Raises ValueError for others.
+    """
     text = re.sub(r"[−–—‒]", "-", " ".join(text.split()))
     if text[:1] in QUOTES:
         text = text.strip(QUOTES)
-    match = None if is_date(text) else _QUANTITY.fullmatch(text)
+    plain = re.sub(rf"^([{_CURRENCIES}]) ?(.+)", r"\2 \1", without_fractions(text, decimal))
+    match = None if is_date(text) else _QUANTITY.fullmatch(plain)
     if match is None:
         raise ValueError(f"{text!r} is not a number")
     low, first_unit, high, unit = match.groups()
@@ -252,6 +259,17 @@ def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
     if not abs(number) < 3.4e38:
         raise ValueError(f"{text!r} is too large a number")
     return number, unit_name(unit or first_unit)
+
+
+def without_fractions(text: str, decimal: str | None = None) -> str:
+    """The text with decimal numbers in place of fractions: '1 1/2' and '1½' are '1.5'."""
+    text = re.sub("[¼-¾⅐-⅞]", lambda sign: " " + unicodedata.normalize("NFKC", sign[0]), text).strip()
+
+    def decimals(found: re.Match) -> str:
+        whole, over, under = (int(part or 0) for part in found.groups())
+        return f"{whole + over / under:f}".replace(".", decimal or ".") if under else found[0]
+
+    return FRACTION.sub(decimals, text)
 
 
 def _float(number: str, decimal: str | None) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dedn_hf.modeling.inputs import (
+    FRACTION,
     MISSING,
     NO,
     YES,
@@ -22,6 +23,7 @@ from dedn_hf.modeling.inputs import (
     known_unit,
     quantity,
     unit_name,
+    without_fractions,
 )
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
@@ -173,6 +175,8 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         return "number"
     if "+" in marks and words <= {"+"}:
         return "yes/no"
+    if slashes_part_values(words):
+        return "category"
     numbers = {cell for cell in words if is_number(cell)}
     texts = words - numbers
     dimensions = Counter(dimension(quantity(cell)[1]) for cell in told if cell in numbers)
@@ -192,6 +196,14 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         return "category"  # codes such as 1a and 2b
     alike = dimensions[""] + max(units.values(), default=0)
     return "number" if alike + sum(map(is_date, told)) >= 0.6 * len(told) else "category"
+
+
+def slashes_part_values(words: set[str]) -> bool:
+    """Whether 2/3 is '2 or 3' and no fraction: there is a 1/2/3, or most of the parts stand alone, too."""
+    if any(re.search(r"\d ?/ ?\d+ ?/ ?\d", cell) and not is_date(cell) for cell in words):
+        return True
+    parts = [part for cell in words if (found := FRACTION.fullmatch(cell)) for part in found.groups()[1:]]
+    return sum(part in words for part in parts) > len(parts) / 2
 
 
 def _yes_no(sheet: Sheet, name: str, style: Style) -> tuple[list[float], list[str]]:
@@ -252,6 +264,9 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
     )
     if middles:
         notes.append(f"{middles} range{'s' if middles > 1 else ''} read as the middle")
+    fractions = [cell for cell in cells if without_fractions(cell) != cell]
+    if fractions:
+        notes.append(f"fractions read as numbers: {fractions[0]} is {quantity(fractions[0])[0]:.3g}")
     if missing:
         notes.append(f"{', '.join(f'{each:g}' for each in sorted(missing))} read as a gap: no other value is negative")
     return numbers, wanted, notes

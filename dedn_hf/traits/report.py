@@ -118,6 +118,12 @@ class TraitReport:
             notes = "".join(f"; {note}" for note in column["notes"])
             lines.append(f"  {column['name']}{unit}: {column['kind']}{size}{gaps}{notes}")
         lines = [f"  {kind}: {_some(names, 12)}" for kind, names in by_kind.items()] + lines
+        if len(self.columns) > 24:
+            guesses = defaultdict(list)
+            for column in self.columns:
+                for note in column["notes"]:
+                    guesses[note].append(repr(column["name"]))
+            lines += [f"  {note}: {_some(names, 8)}" for note, names in guesses.items()]
         reasons = defaultdict(list)
         for name, why in self.ignored.items():
             reasons[why].append(repr(name))

@@ -442,3 +442,55 @@ def test_how_to_read_the_file_can_be_given_by_the_command_line(tmp_path):
     given = vars(build_parser().parse_args(["train", "photos", "--out", "o", "--traits", "t.csv", *long]))
     (tmp_path / "t.csv").write_text("Art\tWas\tWert\na\tmass\t5\na\twing\t2\nb\tmass\t6\nb\twing\t9\n")
     assert read_traits(tmp_path / "t.csv", **reading_of(given)).attribute_names == ["mass", "wing"]
+
+
+def column_of(tmp_path, *cells):
+    """What a column of six birds becomes, beside one that tells them apart."""
+    rows = [f'{name},{ord(name)},"{cell}"' for name, cell in zip("abcdef", cells, strict=True)]
+    (tmp_path / "birds.csv").write_text("\n".join(["species,told,asked", *rows]), encoding="utf-8")
+    table = read_traits(tmp_path / "birds.csv")
+    return table, next(each for each in table.report.columns if each["name"] == "asked")
+
+
+@pytest.mark.parametrize("half", ["1/2", "½", "0.5", "2/4", "1⁄2"])
+def test_fractions_are_numbers(tmp_path, half):
+    table, column = column_of(tmp_path, half, "1/4", "3/4", "1", "1 1/2", "1¾")
+    lowest, highest = 0.25, 1.75
+    expected = [(each - lowest) / (highest - lowest) for each in (0.5, 0.25, 0.75, 1, 1.5, 1.75)]
+    np.testing.assert_allclose(table.class_attributes[:, 1], expected, atol=1e-6)
+    assert column["kind"] == "number" and any("fractions read as numbers" in note for note in column["notes"])
+
+
+@pytest.mark.parametrize("cells", [("2/3", "3", "2", "2/3", "1", "1/2"), ("1/2/3", "3", "2", "3", "1", "7")])
+def test_a_slash_between_values_that_stand_alone_too_parts_values(tmp_path, cells):
+    table, column = column_of(tmp_path, *cells)
+    assert column["kind"] == "category"
+    assert table.class_attributes[:, table.attribute_names.index("asked=2")].tolist() == [
+        float("2" in cell.split("/")) for cell in cells
+    ]
+
+
+def test_prices_are_numbers_in_one_currency(tmp_path):
+    table, column = column_of(tmp_path, "$3", "$ 4.50", "5 $", "$2", "$1", "$9")
+    assert column["unit"] == "$" and table.class_attributes[:, 1].argmax() == 5
+    with pytest.raises(ValueError, match="line 4, column 'asked': '€5': it is in €, and the column in \\$"):
+        column_of(tmp_path, "$3", "$4.50", "€5", "$2", "$1", "$9")
+
+
+def test_the_header_may_be_there_again_in_between(tmp_path):
+    (tmp_path / "birds.csv").write_text("species,bill,mass\nWren,thin,9\nspecies,bill,mass\nKite,hooked,1000\n")
+    table = read_traits(tmp_path / "birds.csv")
+    assert table.class_names == ["Wren", "Kite"] and "1 more lines like the header left out" in str(table.report)
+
+
+def test_names_that_are_almost_alike_are_pointed_out(tmp_path):
+    (tmp_path / "birds.csv").write_text("species,bill,mass\nSnowy Owl,hooked,9\nsnowy_owl,hooked,8\nWren,thin,7\n")
+    warning = "'Snowy Owl' and 'snowy_owl' are read as different classes. If they are one, write the name alike"
+    assert warning in read_traits(tmp_path / "birds.csv").report.warnings
+
+
+def test_guesses_are_told_of_many_columns_too(tmp_path):
+    names = [f"t{number}" for number in range(30)]
+    rows = [["species", *names], ["Wren", *["1/2"] * 30], ["Kite", *["3"] * 30]]
+    (tmp_path / "birds.csv").write_text(text(rows))
+    assert "fractions read as numbers: 1/2 is 0.5: 't0'" in str(read_traits(tmp_path / "birds.csv").report)
