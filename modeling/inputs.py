@@ -142,7 +142,20 @@ _SPELLED = {
     "lbs": "lb",
     "gr": "g",
 }
-_SPELLED |= {'"': "in", "″": "in", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "litre": "l", "liter": "l"}
+_SPELLED |= {
+    "'": "ft",
+    "′": "ft",
+    "’": "ft",
+    '"': "in",
+    "″": "in",
+    "”": "in",
+    "inch": "in",
+    "inche": "in",
+    "foot": "ft",
+    "feet": "ft",
+    "litre": "l",
+    "liter": "l",
+}
 _SPELLED |= {
     "day": "d",
     "week": "wk",
@@ -160,6 +173,10 @@ _SPELLED |= {
     "μm": "µm",
     "micron": "µm",
     "hectare": "ha",
+    "°c": "°C",
+    "celsius": "°C",
+    "°f": "°F",
+    "fahrenheit": "°F",
     "percent": "%",
     "jahr": "yr",
 }
@@ -172,14 +189,15 @@ QUOTES = "'\"“”„‟’‘`´«»"
 FAR = 1.0
 _NUMBER = r"[+-]?(?:\d+(?:[ '’_.,]\d{3})*(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?"
 _CURRENCIES = "$€£¥"
-_UNIT = rf"(?:[^\W\d_]+\.?|%|°\w?|[\"″{_CURRENCIES}])(?:[²³23]|\^[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?"
+_UNIT = rf"(?:[\"″”'′’]|(?:[^\W\d_]+\.?|%|[°º] ?\w?|[{_CURRENCIES}])(?:[²³23]|\^[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?)"
 FRACTION = re.compile(r"(?<![\d/.,])(?:(\d+)[ +])?(\d+) ?[/⁄] ?(\d+)(?![\d/])")
 _ABOUT = r"(?:(?:~|≈|<|>|≤|≥|ca\.?|c\.|circa|about|approx\.?|up to)\s*)?"
 _QUANTITY = re.compile(
     rf"{_ABOUT}({_NUMBER})\s*({_UNIT})?(?:\s*(?:-|\.\.+|…|to|bis|à)\s*({_NUMBER}))?"
-    rf"\s*(?:(?:±|\+/-)\s*{_NUMBER})?\s*({_UNIT})?\s*(?:\([^()]*\))?",
+    rf"\s*(?:(?:±|\+/-)\s*{_NUMBER})?\s*({_UNIT})?\s*[+?]?\s*(?:\([^()]*\))?",
     re.IGNORECASE,
 )
+_COMPOUND = re.compile(rf"({_NUMBER} ?{_UNIT}) ?({_NUMBER} ?{_UNIT})", re.IGNORECASE)
 _MONTH = (
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec|mär|mrz|mai|okt|dez|janv|févr|avr|juin|juil|août|déc"
 )
@@ -209,6 +227,7 @@ def is_date(text: str) -> bool:
 def unit_name(text: str | None) -> str:
     """A unit as the tables write it: 'grams' is g, 'mm²' is mm2. What is not known stays as it is."""
     text = (text or "").strip().rstrip(".").replace("²", "2").replace("³", "3").replace("^", "")
+    text = re.sub("[°º] ?", "°", text)
     for word in (text, text.lower(), text.lower().removesuffix("s")):
         if word in _DIMENSION or word in _SPELLED:
             return _SPELLED.get(word, word)
@@ -217,7 +236,7 @@ def unit_name(text: str | None) -> str:
 
 def dimension(unit: str) -> str:
     """What a unit measures, such as 'length'; the unit itself where that is not known."""
-    return _DIMENSION.get(unit, (unit, 1))[0]
+    return "temperature" if unit in ("°C", "°F") else _DIMENSION.get(unit, (unit, 1))[0]
 
 
 def known_unit(text: str) -> bool:
@@ -240,7 +259,7 @@ def decimal_sign(text: str) -> str | None:
 
 @functools.lru_cache(maxsize=100_000)
 def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
-    """Number and unit of '1 200 g', '0,5', '9–12 mm' (its middle), '~3', '1 1/2', '$4', '80 %'.
+    """Number and unit of '1 200 g', '0,5', '9–12 mm' (its middle), '~3', '1 1/2', '2 ft 6 in', '80 %'.
 
     Raises ValueError for others.
     """
@@ -250,7 +269,7 @@ def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
     plain = re.sub(rf"^([{_CURRENCIES}]) ?(.+)", r"\2 \1", without_fractions(text, decimal))
     match = None if is_date(text) else _QUANTITY.fullmatch(plain)
     if match is None:
-        raise ValueError(f"{text!r} is not a number")
+        return compound_quantity(text, decimal)
     low, first_unit, high, unit = match.groups()
     numbers = [_float(number, decimal) for number in (low, high) if number]
     if first_unit and unit and unit_name(first_unit) != unit_name(unit):
@@ -259,6 +278,16 @@ def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
     if not abs(number) < 3.4e38:
         raise ValueError(f"{text!r} is too large a number")
     return number, unit_name(unit or first_unit)
+
+
+def compound_quantity(text: str, decimal: str | None) -> tuple[float, str]:
+    """Number and unit of '2 lb 3 oz', '1 h 30 min', 5'4": in the first of the two. Raises ValueError for others."""
+    match = None if is_date(text) else _COMPOUND.fullmatch(text)
+    if match is not None:
+        (first, unit), (second, smaller) = (quantity(part, decimal) for part in match.groups())
+        if dimension(unit) == dimension(smaller) and 0 <= in_unit(second, smaller, unit) < 1:
+            return first + in_unit(second, smaller, unit), unit
+    raise ValueError(f"{text!r} is not a number")
 
 
 def without_fractions(text: str, decimal: str | None = None) -> str:
@@ -285,6 +314,8 @@ def in_unit(number: float, unit: str, wanted: str) -> float:
     """The number in another unit. Raises ValueError where they do not measure the same."""
     if unit in ("", wanted):
         return number
+    if {unit, wanted} == {"°C", "°F"}:
+        return (number - 32) / 1.8 if wanted == "°C" else number * 1.8 + 32
     (kind, size), (wanted_kind, wanted_size) = (_DIMENSION.get(name, (name, 1)) for name in (unit, wanted))
     if kind != wanted_kind:
         raise ValueError(f"it is in {unit}, and the column {'in ' + wanted if wanted else 'has no unit'}")

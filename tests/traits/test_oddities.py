@@ -446,8 +446,8 @@ def test_how_to_read_the_file_can_be_given_by_the_command_line(tmp_path):
 
 def column_of(tmp_path, *cells):
     """What a column of six birds becomes, beside one that tells them apart."""
-    rows = [f'{name},{ord(name)},"{cell}"' for name, cell in zip("abcdef", cells, strict=True)]
-    (tmp_path / "birds.csv").write_text("\n".join(["species,told,asked", *rows]), encoding="utf-8")
+    told = [f'{name},{ord(name)},"{cell}"' for name, cell in zip("abcdef", cells, strict=True)]
+    (tmp_path / "birds.csv").write_text("\n".join(["species,told,asked", *told]), encoding="utf-8")
     table = read_traits(tmp_path / "birds.csv")
     return table, next(each for each in table.report.columns if each["name"] == "asked")
 
@@ -475,6 +475,24 @@ def test_prices_are_numbers_in_one_currency(tmp_path):
     assert column["unit"] == "$" and table.class_attributes[:, 1].argmax() == 5
     with pytest.raises(ValueError, match="line 4, column 'asked': '€5': it is in €, and the column in \\$"):
         column_of(tmp_path, "$3", "$4.50", "€5", "$2", "$1", "$9")
+
+
+@pytest.mark.parametrize(
+    ("cells", "unit", "numbers"),
+    [
+        (("38°C", "40 °C", "104 °F", "41.5ºC", "98.6°F", "39 ° C"), "°C", [38, 40, 40, 41.5, 37, 39]),
+        (("2 ft 6 in", "5'", "2′3″", "18 in", "1 ft", "3 ft"), "ft", [2.5, 5, 2.25, 1.5, 1, 3]),
+        (("1 lb 8 oz", "2 lb", "4 oz", "3 lb 4 oz", "1 lb", "5 lb"), "lb", [1.5, 2, 0.25, 3.25, 1, 5]),
+        (("11+", "20?", ">12", "~9", "10", "about 8"), "", [11, 20, 12, 9, 10, 8]),
+    ],
+)
+def test_quantities_as_people_write_them(tmp_path, cells, unit, numbers):
+    table, column = column_of(tmp_path, *cells)
+    assert (column["kind"], column["unit"]) == ("number", unit)
+    ranks = np.argsort(np.argsort(numbers, kind="stable"), kind="stable").tolist()
+    found = table.class_attributes[:, 1]
+    assert np.argsort(np.argsort(found, kind="stable"), kind="stable").tolist() == ranks
+    np.testing.assert_allclose(table.traits[1]["range"], [min(numbers), max(numbers)], rtol=1e-6)
 
 
 def test_the_header_may_be_there_again_in_between(tmp_path):
