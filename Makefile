@@ -1,6 +1,7 @@
 # make quickstart   install the package into .venv, and run examples/quickstart.py
 # make test         install the package with the extra `test` into .venv, then lint, check the format and run the tests
 # make test-oldest  run the tests with the oldest versions that are supported, in .venv-oldest
+# make test-gpu    run the tests that need a GPU
 # make cards        write model_cards/*.md anew, from the records in docs/runs
 # make space        install the extra `space`, and start the app of examples/space with the quickstart's model
 # make bench        run the benchmarks (see benchmarks/README.md), best on a machine that does nothing else
@@ -25,7 +26,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 PACKAGING := setup.py pyproject.toml
 
-.PHONY: quickstart test test-oldest cards space bench wheel docs lint types format clean
+.PHONY: quickstart test test-oldest test-gpu cards space bench wheel docs lint types format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
@@ -37,6 +38,9 @@ test: lint
 # The versions of constraints-oldest.txt, with the oldest Python that is supported where there is one.
 test-oldest: $(VENV_OLDEST)/.installed
 	$(VENV_OLDEST)/bin/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+test-gpu: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m gpu
 
 # The models of the table in README.md. Each card describes the first seed.
 cards: $(VENV)/.installed

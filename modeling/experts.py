@@ -223,11 +223,11 @@ class PooledExpert(nn.Module):
         mean, deviation = pooled.mean(dim=0), pooled.std(dim=0, correction=0)
         deviation = deviation.clamp_min(0.3 * deviation.mean() + EPSILON)  # a channel that was silent may speak later
         images = F.normalize((pooled - mean) / deviation, dim=1)
-        targets = 2 * F.one_hot(labels, len(rows)).double() - 1
-        weighted = (images / labels.bincount(minlength=len(rows))[labels, None]).T / len(rows)
-        ridge = weighted @ images + feature_penalty * torch.eye(images.shape[1], dtype=images.dtype)
-        by_class = torch.linalg.solve(ridge, weighted @ targets)
-        similarity = rows @ rows.T / len(rows) + attribute_penalty * torch.eye(len(rows), dtype=rows.dtype)
+        of_class = F.one_hot(labels, len(rows)).double()
+        weighted = (images / of_class.sum(dim=0)[labels, None]).T / len(rows)
+        ridge = weighted @ images + feature_penalty * torch.eye(images.shape[1]).to(images)
+        by_class = torch.linalg.solve(ridge, weighted @ (2 * of_class - 1))
+        similarity = rows @ rows.T / len(rows) + attribute_penalty * torch.eye(len(rows)).to(rows)
         weight = torch.linalg.solve(similarity, by_class.T).T @ rows  # C x A
         spread = (images @ weight @ rows.T).std(dim=1, correction=0).mean().clamp_min(EPSILON)
         self.mean.copy_(mean)

@@ -17,6 +17,7 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", COMPILED.name)
 os.environ.setdefault("MPLBACKEND", "Agg")
 # The tensors in tests are small, and `make test` gives the other processors test files of their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic trainings on a GPU need it
 
 
 def pytest_collection_finish() -> None:
@@ -25,17 +26,49 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, unless they are what is tested: everything else expects the CPU, to the bit."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `gpu` are skipped without one."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU, or not asked for: pytest -m gpu, on a machine with one")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> str:
+    """'cpu', and 'cuda' where there is a GPU: the same test on both."""
+    return request.param
+
+
 @pytest.fixture
-def accelerator():
-    """An Accelerator on the CPU. Its global state is reset before and after the test."""
+def accelerators():
+    """Makes an Accelerator from its arguments. The global state is reset before each, and after the test."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, GradientState
 
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    yield Accelerator(cpu=True)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    def fresh(**options) -> Accelerator:
+        reset()
+        return Accelerator(**options)
+
+    yield fresh
+    reset()
+
+
+@pytest.fixture
+def accelerator(accelerators):
+    """An Accelerator on the CPU."""
+    return accelerators(cpu=True)
 
 
 @pytest.fixture

@@ -212,16 +212,18 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     record["model"] = {**describe_model(model, output, accelerator), "backbone_start": start}
     if accelerator.is_main_process:
         table.save(output)
-        save_photo_scores(task, settings, caches, output)
+        save_photo_scores(task, settings, caches, output, accelerator.device)
         write_card(output, [record])
         write_json(output / RUN_FILE, record)  # last: it says that the folder is finished
         shutil.rmtree(checkpoints, ignore_errors=True)
     return record
 
 
-def save_photo_scores(task: Task, settings: TrainingSettings, caches: list[FeatureCache], output: Path) -> None:
+def save_photo_scores(
+    task: Task, settings: TrainingSettings, caches: list[FeatureCache], output: Path, device: torch.device
+) -> None:
     """Write the mean attribute scores of seen classes beside the saved model: photos can describe classes by them."""
-    model = DEDNForZeroShot.from_pretrained(output).eval()
+    model = DEDNForZeroShot.from_pretrained(output).to(device).eval()
     photos = training_images(task, model, settings, caches)
     reference_scores(model, photos, task.labels["train"], task.table).to_csv(output / PHOTO_SCORES)
 
