@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 def add_backbone_arguments(parser: argparse.ArgumentParser, required: bool = False) -> None:
     """The backbone that sees the photos, for `pooled_photos`."""
-    parser.add_argument("--backbone", metavar="NAME", required=required, help="timm name of the network that looks")
+    parser.add_argument(
+        "--backbone", metavar="NAME", required=required, help="network that looks: dinov2_base, or any timm model"
+    )
     parser.add_argument("--weights", metavar="FILE", help="file of its weights, in place of timm's download")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="default: the backbone's own")
     parser.add_argument("--crop-pct", type=float, metavar="SHARE", help="share of the shorter side that is looked at")
@@ -20,25 +22,32 @@ def add_backbone_arguments(parser: argparse.ArgumentParser, required: bool = Fal
 
 
 def take_backbone(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes what `add_backbone_arguments` added out of the options."""
+    """Takes what `add_backbone_arguments` added out of the options, and adds what the backbone itself asks for."""
     names = ("backbone", "weights", "image_size", "crop_pct", "features")
-    return {name: options.pop(name) for name in names if name in options}
+    given = {name: options.pop(name) for name in names if name in options}
+    if "backbone" in given:
+        from dedn_hf.training.backbones import backbone_options
+
+        given = {**backbone_options(given.pop("backbone")), **given}
+    return given
 
 
 def pooled_photos(
     source: dict[str, Any],
     backbone: str,
     weights: str | None = None,
-    image_size: int | None = None,
-    crop_pct: float | None = None,
     features: str | None = None,
+    **options: Any,
 ) -> tuple[dict[str, PooledPhotos], AttributeTable]:
-    """Pooled features of each split, and the table. source: arguments of `load`."""
+    """Pooled features of each split, and the table.
+
+    Args:
+        source: arguments of `load`. options: of `DEDNForZeroShot.from_timm`, such as image_size.
+    """
     from dedn_hf.data.loading import load
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
     from dedn_hf.studies.pooled import pool
 
     splits, table = load(**source)
-    options: dict[str, Any] = {} if crop_pct is None else {"crop_pct": crop_pct}
-    model = DEDNForZeroShot.from_timm(backbone, table, image_size=image_size, pretrained=weights or True, **options)
+    model = DEDNForZeroShot.from_timm(backbone, table, pretrained=weights or True, **options)
     return pool(splits, model, features), table

@@ -40,7 +40,9 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--effort", choices=("quick", "normal", "best"), help="how much to try: time against accuracy (default normal)"
     )
-    parser.add_argument("--backbone", metavar="NAME", help="any timm model (default tf_efficientnet_lite0)")
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="dinov2_base, or any timm model (default tf_efficientnet_lite0)"
+    )
     parser.add_argument("--weights", metavar="FILE", help="file of backbone weights, in place of timm's download")
     parser.add_argument(
         "--start-from", metavar="MODEL", help="go on with a saved model, such as after new photos of described classes"
@@ -143,9 +145,15 @@ def nothing_said_twice() -> Iterator[None]:
 
 def named_preset(preset: str, variant: str | None = None, changes: list[str] | None = None, **given: Any) -> tuple:
     """A preset with the options of the command line, and the folder for features or None."""
-    from dedn_hf.training.settings import read_preset
+    from dedn_hf.training.backbones import backbone_options
+    from dedn_hf.training.settings import apply_overrides, read_preset
 
-    found = read_preset(preset, variant, changes)
+    found = read_preset(preset, variant)
+    if given.get("backbone"):
+        found["model"].pop("feature_source", None)  # it was of the preset's own backbone
+        options = backbone_options(given["backbone"])
+        found["model"] = options | found["model"] | {"backbone": options["backbone"]}
+    found = apply_overrides(found, changes)
     own = given.get("photos")
     for section, key, value in (
         ("training", "select_on", given.get("select_on")),
@@ -153,7 +161,6 @@ def named_preset(preset: str, variant: str | None = None, changes: list[str] | N
         ("data", "name", "folder" if own and not given.get("data") else given.get("data")),
         ("data", "data_dir", own or given.get("data_dir")),
         ("data", "csv", given.get("traits")),
-        ("model", "backbone", given.get("backbone")),
         ("model", "pretrained", given.get("weights")),
         *(("data", name, value) for name, value in reading_of(given).items()),
     ):

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from dedn_hf.training.backbones import backbone_options
+
 BACKBONE = "tf_efficientnet_lite0"
 FEWEST_FOR_FOLDS = 4  # seen classes: two to hold out, two to train on
 BATCH_SIZE = 50
@@ -59,11 +61,11 @@ def automatic_preset(
 
     Args:
         data: section of the preset, as arguments of `load`. images: number of photos to train on. seen_classes: of
-            how many classes they are. effort: 'quick', 'normal' or 'best'. backbone: name of a timm model. weights:
-            file of its weights, in place of timm's download.
+            how many classes they are. effort: 'quick', 'normal' or 'best'. backbone: as `backbone_options`.
+            weights: file of its weights, in place of timm's download.
 
     Raises:
-        ValueError: an unknown effort.
+        ValueError: an unknown effort, or as `backbone_options`.
     """
     if effort not in EFFORTS:
         raise ValueError(f"There is no effort {effort!r}; use {', '.join(EFFORTS)}.")
@@ -71,7 +73,7 @@ def automatic_preset(
     epochs = max(chosen.epochs, math.ceil(chosen.steps / max(images // batch_size, 1)))
     evaluate_every = max(epochs // 8, 1)
     model = {
-        "backbone": backbone or BACKBONE,
+        **backbone_options(backbone or BACKBONE),
         "pretrained": weights or True,
         "flip_test": chosen.mirrored,
         "margin": 3.0,
