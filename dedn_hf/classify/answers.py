@@ -75,7 +75,7 @@ class Blocks:
         path = self.folder / PLAN_FILE
         if path.is_file():
             there = json.loads(path.read_text(encoding="utf-8"))
-            different = sorted(key for key in self.plan if there.get(key) != self.plan[key])
+            different = sorted(key for key in {**there, **self.plan} if there.get(key) != self.plan.get(key))
             if different:
                 raise ValueError(
                     f"{self.folder} was begun with other {', '.join(different)}. Give the same command as then, "

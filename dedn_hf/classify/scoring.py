@@ -10,6 +10,7 @@ import torch
 from dedn_hf.classify.answers import COLUMNS, TOP_K_COLUMNS
 from dedn_hf.classify.corrected import Corrected
 from dedn_hf.classify.rollup import Rollup
+from dedn_hf.data.processor import computing_in
 from dedn_hf.explain.evidence import contributions_of
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable
@@ -64,6 +65,7 @@ class Scorer:
     Args:
         table: the K' classes to choose among. threshold: the confidence below which no class is the answer; None:
             every photo gets an answer. rollup: of such a photo to a group of classes, if any. top_k: rows a photo.
+        dtype: 'float32' or 'bfloat16', in which the backbone computes.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class Scorer:
         threshold: float | None = None,
         rollup: Rollup | None = None,
         top_k: int | None = None,
+        dtype: str = "float32",
     ) -> None:
-        self.model, self.table = model.eval(), table
+        self.model, self.table, self.dtype = model.eval(), table, dtype
         self.threshold, self.rollup, self.top_k = threshold, rollup, top_k
         attributes = torch.from_numpy(table.class_attributes).to(model.device, model.dtype)
         self.directions = model.normalized_class_attributes(attributes)
@@ -97,7 +100,9 @@ class Scorer:
         return found
 
     def _answers(self, pixels: torch.Tensor, corrected: Sequence[Corrected | None]) -> Iterator[list[dict]]:
-        scores = self.model.score_attributes(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
+        with computing_in(self.dtype, pixels.device):
+            features = self.model.feature_map(pixels.contiguous(memory_format=torch.channels_last), None)
+        scores = self.model.score_attributes(features=features.to(self.model.dtype))
         added = {image: self._added(scores[image], each) for image, each in enumerate(corrected) if each}
         for image, columns in added.items():
             scores[image, list(columns)] = 0  # the picture no longer has a say in these

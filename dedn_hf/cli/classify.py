@@ -51,6 +51,12 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos")
     parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        help="in which the backbone computes: float32 (the default), bfloat16, faster where the processor has "
+        "instructions for it, but it moves probabilities a little, or auto: bfloat16 on such processors",
+    )
+    parser.add_argument(
         "--corrections",
         metavar="FILE",
         help="what dedn explain --save kept: answers of these photos rest on what a person corrected",

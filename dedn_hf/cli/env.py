@@ -36,7 +36,7 @@ def run_env(json: bool) -> None:
 def environment() -> dict[str, Any]:
     """What is known of the machine and of what is installed on it; None where a thing cannot be found out."""
     from dedn_hf import __version__
-    from dedn_hf.data.cpu import cpu_instructions, cpu_name
+    from dedn_hf.data.cpu import available_cores, cpu_instructions, cpu_name
     from dedn_hf.publish.extras import USES, missing_of, requirements_of
 
     return {
@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
         "system": platform.platform(),
         "processor": cpu_name(),
         "instructions": cpu_instructions(),
-        "cores": {"all": os.cpu_count(), "for this process": usable_cores()},
+        "cores": {"all": os.cpu_count(), "for this process": available_cores()},
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         **torch_and_accelerators(),
         "libraries": {each.name: version_of(each.name) for each in requirements_of()},
@@ -53,11 +53,6 @@ def environment() -> dict[str, Any]:
         "offline": {name: os.environ.get(name) for name in OFFLINE},
         "set": [name for name in MOVED if name in os.environ],
     }
-
-
-def usable_cores() -> int | None:
-    """How many processor cores this process may use, which a container or a queue may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def version_of(library: str) -> str | None:

@@ -34,7 +34,7 @@ from dedn_hf.data.feature_files import (
     read_images,
     write_identity,
 )
-from dedn_hf.data.processor import faster_precision
+from dedn_hf.data.processor import faster_precision, warn_of_emulation
 from dedn_hf.data.transforms import FixedViews
 
 if TYPE_CHECKING:
@@ -190,6 +190,8 @@ def open_views(
                     write_identity(view.folder, identity)
                 require_fitting(view.folder, identity)
             batches = batches_of(missing_views(views, contents), batch_size)
+            if batches and identities[0]["precision"] == "bfloat16":
+                warn_of_emulation(model.device, "feature_precision=auto, and another folder for the features")
             source = FixedViews(images, contents, model, [view.options for view in views])
             maps = extract(model, source, batches, identities[0]["precision"], num_workers, bar, not progress)
             if batches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import platform
 import time
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ import torch
 
 from dedn_hf.data.cpu import cpu_instructions
 from dedn_hf.data.folding import folded_batch_norm
+from dedn_hf.data.threads import settle_threads
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
+
+logger = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 PICTURES, ROUNDS = 8, 2  # to measure a precision with
@@ -44,6 +48,7 @@ def at_full_speed(model: DEDNForZeroShot) -> Iterator[None]:
     Sums are added up in another order, which changes the last digits.
     """
     keep_freed_memory()
+    settle_threads()
     model.to(memory_format=torch.channels_last)
     try:
         with folded_batch_norm(model.backbone, example_pixels(model)) if foldable(model) else nullcontext():
@@ -77,6 +82,30 @@ def computes_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and (cpu_instructions() or {}).get("bfloat16", False)
+
+
+def dtype_on(device: torch.device, dtype: str) -> str:
+    """The precision of a backbone that answers: 'auto' is 'bfloat16' where the device has instructions for it.
+
+    Raises ValueError for anything but 'auto', 'float32' and 'bfloat16'.
+    """
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype is {dtype!r}; use auto, float32 or bfloat16.")
+    if dtype == "bfloat16":
+        warn_of_emulation(device, "float32 or auto")
+    return ("bfloat16" if computes_bfloat16(device) else "float32") if dtype == "auto" else dtype
+
+
+@functools.cache
+def warn_of_emulation(device: torch.device, instead: str) -> None:
+    """Say once that bfloat16, which was asked for, is emulated on this device. instead: what to ask for."""
+    known = device.type == "cuda" or (device.type == "cpu" and cpu_instructions() is not None)
+    if known and not computes_bfloat16(device):
+        logger.warning(
+            "bfloat16 was asked for, and this processor has no instructions for it: that is ten to fifteen times "
+            "slower than float32. Use %s.",
+            instead,
+        )
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from dedn_hf.data.loading import BUILDERS, builder_class
+from dedn_hf.data.threads import settle_threads
 from dedn_hf.metrics.scores import SCORES
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.saving import temporary_folder
@@ -136,6 +137,7 @@ def reproduce(
     check_backbone(found, record, experiment, table, settings)
     if found.blocked:
         return found
+    settle_threads()  # before the record's number, which is to stay
     threads = torch.get_num_threads()
     torch.set_num_threads(record["hardware"].get("threads") or threads)
     try:

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from dedn_hf import __version__
+from dedn_hf.data.cpu import available_cores
 from dedn_hf.data.features import BACKBONE, PREPROCESSING
 from dedn_hf.data.tasks import test_task
 from dedn_hf.modeling.attribute_table import near_names
@@ -299,7 +300,7 @@ def train_all(
         yield from (train_and_predict(training, wait) for training in trainings)
         return
     prepare_features(trainings)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))  # read by new processes
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // jobs)))  # read by new processes
     with worker_pool(jobs) as pool:
         futures: list[Future] = [pool.submit(train_and_predict, training, wait) for training in trainings]
         try:

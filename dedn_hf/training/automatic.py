@@ -9,12 +9,12 @@ unseen logits, and more views of every photo the more effort there is.
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from dedn_hf.data.cpu import available_cores
 from dedn_hf.training.backbones import backbone_options
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -114,5 +114,5 @@ def continued(preset: dict[str, dict], start: str) -> dict[str, dict]:
 
 def workers() -> int:
     """Processes that decode photos: none where there are two cores, which the network keeps busy."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return min(8, cores // 2) if cores > 2 or torch.accelerator.is_available() else 0

@@ -13,6 +13,7 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from dedn_hf.data.processor import keep_freed_memory
+from dedn_hf.data.threads import settle_threads
 from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import outlive_signals
 from dedn_hf.metrics.scores import gzsl_scores
@@ -62,6 +63,7 @@ def predict(
             with `labels`.
     """
     keep_freed_memory()
+    settle_threads()
     loader = loader_of(data, batch_size, num_workers)
     # Not accelerator.prepare: it would keep every loader, and write each into the checkpoints.
     loader = prepare_data_loader(loader, accelerator.device, put_on_device=True)

@@ -20,8 +20,9 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from dedn_hf.data.base import abbreviate
-from dedn_hf.data.processor import keep_freed_memory
+from dedn_hf.data.processor import keep_freed_memory, warn_of_emulation
 from dedn_hf.data.sampling import Batches
+from dedn_hf.data.threads import settle_threads
 from dedn_hf.data.transforms import already_batched
 from dedn_hf.data.workers import explained_worker_death, outlive_signals
 from dedn_hf.metrics.scores import SCORES
@@ -72,6 +73,9 @@ def fit(
         OSError: a checkpoint cannot be written. KeyboardInterrupt, SystemExit: after Ctrl-C, SIGTERM.
     """
     keep_freed_memory()
+    settle_threads()
+    if settings.mixed_precision == "bf16":
+        warn_of_emulation(accelerator.device, "mixed_precision=no")
     accelerator.free_memory()
     require_supported(settings, accelerator)
     identity = checkpoint_identity(settings, model, task)

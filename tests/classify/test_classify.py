@@ -317,3 +317,36 @@ def test_more_classes_may_come_from_a_spreadsheet(model, photos, tmp_path):
     assert main([*given, "--classes", "bird a", "--candidates", str(tmp_path / "more.csv")]) == 3
     answers = {row[column] for row in rows_of(tmp_path / "answers.csv") for column in ("answer", "second")}
     assert answers - {""} == {"bird a", "Snowy Owl"}
+
+
+def test_in_bfloat16_answers_stay_near_and_the_summary_says_so(model, photos, tmp_path):
+    found = {
+        dtype: classify(model, photos, tmp_path / f"{dtype}.csv", dtype=dtype) for dtype in ("float32", "bfloat16")
+    }
+    assert str(found["bfloat16"]).endswith("computed in bfloat16") and "computed" not in str(found["float32"])
+    pairs = zip(*(rows_of(tmp_path / f"{dtype}.csv") for dtype in found), strict=True)
+    differences = [
+        abs(float(one["confidence"]) - float(other["confidence"])) for one, other in pairs if not one["error"]
+    ]
+    assert 0 < max(differences) < 0.02
+
+
+def test_answers_in_float32_are_those_without_a_dtype(model, photos, tmp_path):
+    classify(model, photos, tmp_path / "plain.csv")
+    classify(model, photos, tmp_path / "float32.csv", dtype="float32")
+    assert rows_of(tmp_path / "plain.csv") == rows_of(tmp_path / "float32.csv")
+
+
+def test_a_stopped_run_does_not_go_on_in_another_precision(model, photos, tmp_path, small_blocks, monkeypatch):
+    write = module.Blocks.write
+
+    def stop_after_one(self, block, rows):
+        write(self, block, rows)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module.Blocks, "write", stop_after_one)
+        classify(model, photos, tmp_path / "answers.csv", dtype="bfloat16")
+    with pytest.raises(ValueError, match="dtype"):
+        classify(model, photos, tmp_path / "answers.csv")
+    assert classify(model, photos, tmp_path / "answers.csv", dtype="bfloat16").photos == 10
