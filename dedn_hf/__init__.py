@@ -7,7 +7,6 @@ Auto classes of transformers know DEDN, as soon as they are loaded, so that no `
 import sys
 import warnings
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
@@ -53,7 +52,10 @@ def register_when_loaded() -> None:
     register()
 
 
-class _Watch(MetaPathFinder):
+# Without the base classes of importlib.abc: they would take as long to import as all the rest of this file.
+
+
+class _Watch:
     """Finds nothing itself; when one of the modules above has been loaded, it lets `register` run."""
 
     def __init__(self) -> None:
@@ -91,12 +93,15 @@ MOVED = {
 }
 
 
-class _OldNames(MetaPathFinder, Loader):
+class _OldNames:
     """Imports a module of `MOVED` by its old name, with a warning that says the new one."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         package, _, module = name.rpartition(".")
         return ModuleSpec(name, self) if package == __name__ and module in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The usual kind of module."""
 
     def exec_module(self, module: ModuleType) -> None:
         old = module.__name__.rpartition(".")[2]

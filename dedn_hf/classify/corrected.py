@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dedn_hf.classify.collection import Collection
-from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.explain.corrections import Correction, in_cell, read_corrections, sha256_of, trait_of
 from dedn_hf.explain.evidence import corrected_values
 from dedn_hf.modeling.attribute_table import AttributeTable

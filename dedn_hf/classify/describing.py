@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.explain.names import find_name, spoken, spoken_class
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 from dedn_hf.traits import matching, read_traits

@@ -8,9 +8,6 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from dedn_hf.modeling.inputs import near_names
-from dedn_hf.traits import open_sheet
-from dedn_hf.traits.choosing import words_of
-from dedn_hf.traits.matching import find_class_column, match
 
 _RANKS = "group genus tribe subfamily family superfamily order phylum gruppe gattung familie ordnung unterfamilie "
 _RANKS += "groupe genre famille ordre grupo genero género familia orden"
@@ -30,6 +27,10 @@ def read_groups(path: str | os.PathLike, class_names: Sequence[str], levels: Seq
     Raises:
         FileNotFoundError: no such file. ValueError: no such column, none of the classes is in it.
     """
+    from dedn_hf.traits import open_sheet  # pandas is slow to import; most classifying does without
+    from dedn_hf.traits.choosing import words_of
+    from dedn_hf.traits.matching import find_class_column, match
+
     sheet = open_sheet(path)
     column, _ = find_class_column(sheet, class_names, None, None)
     others = [name for name in sheet.cells if name != column]

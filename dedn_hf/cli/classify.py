@@ -103,10 +103,11 @@ def run_classify(
     from dedn_hf.classify import read_groups
     from dedn_hf.classify.classifier import classify, processes
     from dedn_hf.publish import load_model
-    from dedn_hf.traits import read_traits
 
     state, loaded = processes(), load_model(model)
     if candidates is not None:
+        from dedn_hf.traits import read_traits
+
         given["candidates"] = read_traits(candidates, like=loaded)
     if levels and rollup is None:
         raise ValueError("--levels names columns of --rollup; give that file, too.")

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 COLUMN = 18  # characters of a name
@@ -57,6 +56,8 @@ def environment() -> dict[str, Any]:
 
 def version_of(library: str) -> str | None:
     """None where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(library)
     except PackageNotFoundError:

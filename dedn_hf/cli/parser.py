@@ -7,6 +7,9 @@ name the first function in `COMMANDS`. Import what is heavy inside the second, s
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -57,12 +60,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@functools.cache
+def collect_garbage_seldom() -> None:
+    """What torch and transformers make when they are imported stays to the end: to look through it took 2 seconds."""
+    gc.set_threshold(10_000, 20, 100)
+    atexit.register(gc.freeze)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dedn` with `arguments` (default: the command line).
 
     Returns:
         The exit status: 0, of `dedn classify` also 3, 2 after an error that the user can mend, 130 after Ctrl-C.
     """
+    collect_garbage_seldom()
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what could come next
         import argcomplete

@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 
 from dedn_hf.data.catalog import Catalog, Image, contents, is_unusual, require_validation_classes, undecodable
+from dedn_hf.data.catalog import abbreviate as abbreviate
 from dedn_hf.data.privacy import without_metadata
 from dedn_hf.modeling.attribute_table import AttributeTable
 
@@ -161,9 +162,3 @@ def describe_missing(name: str, catalog: Catalog) -> str:
 def describe_left_out(left_out: dict[str, str], total: int) -> str:
     """One sentence: how many of `total` images do not decode, and the first few of them."""
     return f"{len(left_out)} of {total} images do not decode and are left out: {abbreviate(list(left_out))}."
-
-
-def abbreviate(names: list[str], count: int = 5, separator: str = ", ") -> str:
-    """The first `count` names, and how many more there are."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return separator.join(names[:count]) + more

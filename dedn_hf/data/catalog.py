@@ -214,3 +214,9 @@ def decode_problem(path: str | bytes) -> str | None:
     except Exception as error:  # noqa: BLE001 - damaged files make PIL's decoders raise nearly anything
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def abbreviate(names: list[str], count: int = 5, separator: str = ", ") -> str:
+    """The first `count` names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return separator.join(names[:count]) + more

@@ -19,7 +19,6 @@ from typing import IO
 import PIL.Image
 
 from dedn_hf.modeling.inputs import open_encoded, register_heic
-from dedn_hf.traits import open_sheet
 
 LISTS = ("metadata.csv", "metadata.parquet", "metadata.jsonl")  # as in `datasets`' ImageFolder
 FILE_COLUMNS = ("file_name", "file", "filename", "path", "filepath", "file_path", "image", "image_path", "photo")
@@ -264,6 +263,8 @@ def read_list(path: str) -> list[dict]:
         start = file.read(4)
     try:
         if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start == b"PK\x03\x04":  # UTF-16 or Excel
+            from dedn_hf.traits import open_sheet
+
             return open_sheet(path).cells.to_dict("records")
         if suffix == ".parquet":
             return pandas.read_parquet(path).to_dict("records")

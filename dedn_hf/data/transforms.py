@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import datasets
 import PIL.Image
 import torch
 from torch.utils.data import Dataset
@@ -16,6 +15,8 @@ from transformers import BaseImageProcessor
 from dedn_hf.modeling.inputs import read_image
 
 if TYPE_CHECKING:
+    import datasets
+
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 Transform = Callable[[PIL.Image.Image], torch.Tensor]
@@ -151,6 +152,8 @@ def seed_of(content: str, view: int) -> int:
 
 def encoded(images: datasets.Dataset) -> datasets.Dataset:
     """The same images, left to our own reader: `datasets` would make grey pictures of 16 bits white."""
+    import datasets  # slow to import; classifying files does without
+
     return images.cast_column("image", datasets.Image(decode=False))
 
 
