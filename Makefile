@@ -5,6 +5,7 @@
 # make cards        write model_cards/*.md anew, from the records in docs/runs
 # make space        install the extra `space`, and start the app of examples/space with the quickstart's model
 # make bench        run the benchmarks (see benchmarks/README.md), best on a machine that does nothing else
+#                   (BENCH=--quick: small sizes, to see whether they run)
 # make wheel        build the wheel and the source archive in dist/
 # make docs         build the documentation site in site/, with every warning an error
 # make lint         what ruff and mypy (make types) find fault with
@@ -55,7 +56,7 @@ space: $(VENV)/.installed-space
 	$(BIN)/python examples/space/app.py $(MODEL)
 
 bench: $(VENV)/.installed-test
-	for name in step inference memory startup extraction classify growth serving; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python -m benchmarks $(BENCH)
 
 wheel: $(BIN)/python
 	$(INSTALL) build

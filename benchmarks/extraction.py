@@ -159,12 +159,12 @@ def main() -> None:
         return
     count, size, names = arguments.images, 224, arguments.backbones
     if arguments.quick:
-        count, size, names, arguments.rounds = 16, 64, ["test_resnet"], 1
+        count, size, names, arguments.rounds, arguments.workers = 16, 64, ["test_resnet"], 1, [0]
     own, rows = torch.backends.cpu.get_cpu_capability(), []
     plan = [("loop", "cache", "float32", "AVX2"), ("passes", "all_views", "float32", "AVX2")]
-    if own != "AVX2":
+    if own != "AVX2" and not arguments.quick:
         plan += [(*pair, own) for *pair, _ in plan]
-    if computes_bfloat16(torch.device("cpu")):
+    if computes_bfloat16(torch.device("cpu")) and not arguments.quick:
         plan += [("loop", "cache", "bfloat16", own), ("passes", "all_views", "bfloat16", own)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

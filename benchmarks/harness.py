@@ -73,12 +73,21 @@ def environment() -> dict:
     }
 
 
+def processor() -> str:
+    """Name of the processor, what torch uses of it, and the GPU where there is one."""
+    import torch
+
+    found = environment()
+    what = f"{found['cpu'] or found['machine']}, {torch.backends.cpu.get_cpu_capability()}, {found['threads']} threads"
+    return f"{what}, {found['gpu']}" if found["gpu"] else what
+
+
 def report(name: str, rows: list[dict], note: str = "", write: bool = True) -> None:
-    """Print the rows as a table, and write them to results/NAME.json with the environment."""
+    """Print the rows as a table under the processor, and write them to results/NAME.json with the environment."""
     columns = list(rows[0])
     cells = [columns, *[[_shown(row.get(column)) for column in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    print(f"\n{name}" + (f": {note}" if note else ""))
+    print(f"\n{name}" + (f": {note}" if note else "") + f"\non {processor()}")
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
     if not write:

@@ -2,6 +2,7 @@
 
     python benchmarks/serving.py                        # a small model with random weights
     python benchmarks/serving.py runs/quickstart ...    # also models of your own
+    python benchmarks/serving.py --quick                # few requests, nothing written
 
 Every answer is compared with the pipeline's answer to the same image and candidates in this process.
 """
@@ -12,7 +13,6 @@ import http.client
 import io
 import json
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -29,6 +29,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.harness import environment, processor
 
 PACKAGES = ("dedn-hf", "torch", "transformers", "timm", "pillow", "starlette", "uvicorn", "h11")
 TOLERANCE = 1e-6
@@ -60,7 +64,7 @@ def make_cases(model: str) -> list[Case]:
 
     classify = load_pipeline(model)
     names, attributes = classify.model.attribute_table.class_names, classify.model.config.attribute_names
-    described = {names[0]: None, "a new class": {attributes[0]: 1.0, attributes[-1]: 0.5}}
+    described = {names[0]: None, "a new class": {attributes[0]: 100.0, attributes[-1]: 50.0}}
     choices = ({}, {"candidate_labels": names[:3]}, {"top_k": 2}, {"candidate_labels": described})
     cases = []
     for number in range(8):
@@ -97,7 +101,7 @@ def served(model: str) -> Iterator[tuple[psutil.Process, int]]:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
             except OSError:
-                time.sleep(0.2)
+                time.sleep(0.05)
         yield psutil.Process(process.pid), port
     finally:
         process.terminate()
@@ -184,10 +188,13 @@ def measure(model: str, requests: int, clients: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help="folders of saved models to test as well")
+    parser.add_argument("--quick", action="store_true", help="few requests, nothing written")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "serving.json")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.requests, arguments.clients = 40, 4
     results = {}
     with TemporaryDirectory() as folder:
         save_small_model(Path(folder))
@@ -195,17 +202,16 @@ def main() -> int:
             name = "resnet10t, 32 pixels, random weights" if model == folder else model
             results[name] = measure(model, arguments.requests, arguments.clients)
             print(name, json.dumps(results[name], indent=2))
-    environment = {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    print(f"on {processor()}")
+    surroundings = environment() | {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        "packages": {package: version(package) for package in PACKAGES},
+        "versions": {package: version(package) for package in PACKAGES},
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(
-        json.dumps({"environment": environment, "results": results}, indent=2) + "\n", encoding="utf-8"
-    )
+    if not arguments.quick:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(
+            json.dumps({"environment": surroundings, "results": results}, indent=2) + "\n", encoding="utf-8"
+        )
     return int(any(result["lost"] or result["wrong"] for result in results.values()))
 
 
