@@ -29,9 +29,9 @@ def _quotas() -> Iterator[float]:
     for line in (_text(OWN_CGROUPS) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, names = CGROUPS, ("cpu.max",)
+            root, names = CGROUPS, ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            root, names = CGROUPS / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            root, names = CGROUPS / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         own = root / path.strip("/")  # within a container it may not be there; its root has the limit then
