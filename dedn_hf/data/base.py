@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import datasets
 from dedn_hf.data.catalog import Catalog, Image, contents, is_unusual, require_validation_classes, undecodable
 from dedn_hf.data.catalog import abbreviate as abbreviate
 from dedn_hf.data.privacy import without_metadata
-from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,17 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
     CITATION = ""
     TERMS = "terms not known"  # of the images
     LICENSE = "unknown"  # of the images, in the Hub's words
+
+    OPTIONS: Collection[str] = ()  # that the arguments of `__init__` do not name
+
+    @classmethod
+    def require_options(cls, names: Iterable[str]) -> None:
+        """Raise ValueError, with near names, for an option that this data set does not have."""
+        builders = [each for each in cls.__mro__ if issubclass(each, ZeroShotBuilder) and "__init__" in vars(each)]
+        known = [*cls.OPTIONS, *(name for each in builders for name in inspect.signature(each).parameters)]
+        for name in names:
+            if name not in known:
+                raise ValueError(f"No option {name!r} of the data set.{near_names(name, known)}")
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 
 from dedn_hf.data.base import ZeroShotBuilder
 from dedn_hf.data.catalog import Catalog, Image, decode_problem
-from dedn_hf.data.own_photos import TableReader, described_catalog, reading_among, require_share
+from dedn_hf.data.own_photos import READING, TableReader, described_catalog, reading_among, require_share
 from dedn_hf.data.privacy import without_metadata
 from dedn_hf.data.stored import StoredPhotos, stored_photos
 
@@ -50,6 +50,7 @@ class Existing(StoredImages):
 
     TITLE = "A data set of images"
     DESCRIPTION = "Images of another data set, with class attributes from a CSV file."
+    OPTIONS = READING
 
     def __init__(
         self,

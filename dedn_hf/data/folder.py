@@ -7,7 +7,7 @@ from typing import Any
 
 from dedn_hf.data.base import ZeroShotBuilder
 from dedn_hf.data.labelled import labelled_catalog
-from dedn_hf.data.own_photos import own_catalog, reading_among
+from dedn_hf.data.own_photos import READING, own_catalog, reading_among
 
 
 class Folder(ZeroShotBuilder):
@@ -37,6 +37,7 @@ class Folder(ZeroShotBuilder):
 
     TITLE = "A folder of images"
     DESCRIPTION = "A folder of images, with class attributes from a CSV file."
+    OPTIONS = READING
 
     def __init__(
         self,

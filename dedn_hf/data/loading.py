@@ -47,14 +47,16 @@ def load(
         which there is no image, as of unseen classes that are only described, is empty.
 
     Raises:
-        ValueError: an unknown name (near ones are named), or as the data set's builder.
+        ValueError: an unknown name or option (near ones are named), or as the data set's builder.
         FileNotFoundError: as the data set's builder.
     """
     if name not in BUILDERS and Path(name).is_dir():
         return load_prepared(name, validation, cache_dir)
     if data_dir is not None:
         options["data_dir"] = data_dir
-    builder = builder_class(str(name), data_dir)(validation=validation, strict=strict, cache_dir=cache_dir, **options)
+    make = builder_class(str(name), data_dir)
+    make.require_options(options)
+    builder = make(validation=validation, strict=strict, cache_dir=cache_dir, **options)
     return builder.load(), builder.table
 
 

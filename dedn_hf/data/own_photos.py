@@ -55,10 +55,12 @@ def check(data_dir: str | Path, csv: str | Path | Sequence[str | Path], **readin
     return found, reader.report
 
 
+READING = inspect.signature(read_traits).parameters.keys() - {"source", "photos", "like"}
+
+
 def reading_among(options: dict[str, Any]) -> dict[str, Any]:
     """Takes the further arguments of `read_traits` out of the options of a data set."""
-    known = inspect.signature(read_traits).parameters.keys() - {"source", "photos", "like"}
-    return {name: options.pop(name) for name in list(options) if name in known}
+    return {name: options.pop(name) for name in list(options) if name in READING}
 
 
 def why_refused(found: Photos, report: TraitReport) -> str:

@@ -60,7 +60,9 @@ def prepare(
         options["data_dir"] = data_dir
     unfinished = out.with_name(f"{out.name}.dedn-unfinished")
     how: dict[str, Any] = {"config_name": "portions", "strict": strict, "keep_metadata": keep_metadata}
-    builder = builder_class(name, data_dir)(cache_dir=unfinished / "cache", **how, **options)
+    make = builder_class(name, data_dir)
+    make.require_options(options)
+    builder = make(cache_dir=unfinished / "cache", **how, **options)
     fresh_folder(unfinished)
     try:
         data = str(unfinished / DATA_FOLDER)

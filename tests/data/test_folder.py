@@ -3,6 +3,7 @@
 import pytest
 
 from dedn_hf.data import Folder, load
+from dedn_hf.data.preparing import prepare
 from tests.fake_data import write_csv, write_folder
 
 ROLES = {"lynx": "train", "okapi": "train", "panda": "train", "tapir": "train", "zebra": "unseen"}
@@ -123,3 +124,12 @@ def test_a_folder_without_images_is_an_error(tmp_path):
 def test_no_such_folder_is_an_error(zoo):
     with pytest.raises(FileNotFoundError, match="one folder of images a class"):
         Folder(zoo / "nowhere", csv=zoo / "attributes.csv")
+
+
+@pytest.mark.parametrize("name", ["folder", "shapes", "cub", "existing"])
+def test_an_option_that_no_data_set_has_is_refused_before_anything_is_read(name, tmp_path):
+    with pytest.raises(ValueError, match=r"No option 'keep_metdata' of the data set. Did you mean 'keep_metadata'\?"):
+        load(name, tmp_path / "missing", keep_metdata=True)
+    with pytest.raises(ValueError, match="No option 'keep_metdata' of the data set"):
+        prepare(name, tmp_path / "out", tmp_path / "missing", keep_metdata=True)
+    assert not list(tmp_path.iterdir())
