@@ -158,7 +158,9 @@ def test_a_resolution_that_pil_cannot_read_does_not_cost_the_photo(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "profile", [b"", b"no profile", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()]
+    "profile",
+    [b"", b"no profile", ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()],
+    ids=["empty", "damaged", "sRGB"],  # the bytes hold the time, and names of tests must not change
 )
 def test_colour_profiles_change_nothing(profile, tmp_path):
     content = bytes_of(PICTURE, icc_profile=profile)
