@@ -303,6 +303,9 @@ class Backbone(nn.Module):
         if not hasattr(target, "set_grad_checkpointing"):
             raise ValueError(f"timm's {self.recipe['name']} does not support gradient checkpointing.")
         target.set_grad_checkpointing(enable)
+        for module in self.body.children():  # older timm computes an activation again too, from its overwritten input
+            if getattr(module, "inplace", False):
+                module.inplace = False
 
 
 def require_json(kwargs: dict) -> None:
