@@ -26,6 +26,7 @@ from transformers.utils import cached_file
 
 from .attribute_table import AttributeTable, near_names
 from .configuration_dedn import CUSTOM_PIPELINES
+from .handler import JPEG  # noqa: F401 - transformers 5.0 copies only the files that this one itself imports
 from .inputs import read_image, upright_rgb
 from .saving import whole_file
 

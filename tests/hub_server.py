@@ -215,7 +215,8 @@ class Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{'datasets/' * (type == 'dataset')}{repo_id}"
         if (type, repo_id) in self.hub.repos:
             raise Refusal(409, f"You already created this {type} repo", url=url)
-        self.hub.repos[type, repo_id] = Repo(private=wanted.get("visibility") == "private")
+        private = wanted.get("private", wanted.get("visibility") == "private")  # as older and newer clients say it
+        self.hub.repos[type, repo_id] = Repo(private=private)
         self.answer({"url": url})
 
     def info(self, type: str, repo_id: str, revision: str | None = None) -> None:

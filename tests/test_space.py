@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import inspect
 import json
 import os
 import re
@@ -475,6 +476,8 @@ def in_browser(test):
 
 @in_browser
 def test_an_uploaded_photo_gets_a_ranking_reasons_and_heat_maps_of_both_experts(page):
+    if "alt_text" not in inspect.signature(importlib.import_module("gradio").Image).parameters:
+        pytest.skip("the maps are found by their descriptions, and this gradio describes no pictures")
     upload(page, (SPACE / "examples" / "creature_01.png").read_bytes())
     page.locator("#ranking li").nth(4).wait_for()
     page.get_by_text(re.compile(r"Why bird ., and not bird .\?")).wait_for()

@@ -188,6 +188,13 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def with_small_media_type(request: Request) -> list[tuple[bytes, bytes]]:
+    """The headers, with the content type in small letters: starlette before 1.0 knows a form by no others."""
+    kind, separator, rest = request.headers.get("content-type", "").partition(";")
+    headers = [(name, value) for name, value in request.headers.raw if name != b"content-type"]
+    return [*headers, (b"content-type", f"{kind.lower()}{separator}{rest}".encode("latin-1"))]
+
+
 async def read_content(request: Request, max_bytes: int) -> bytes | Fields:
     """The body, or the fields of a form, in which the content of a file is bytes.
 
@@ -203,7 +210,7 @@ async def read_content(request: Request, max_bytes: int) -> bytes | Fields:
             raise HTTPException(413, f"The request is larger than {max_bytes} bytes.")
         return message
 
-    counted = Request(request.scope, receive)
+    counted = Request({**request.scope, "headers": with_small_media_type(request)}, receive)
     try:
         if media_type(request) != FORM_TYPE:
             return await counted.body()

@@ -8,6 +8,7 @@ and views.py turns it into HTML. This file has the layout and the events.
 """
 
 import argparse
+import inspect
 import os
 import sys
 from functools import partial
@@ -149,13 +150,13 @@ class Page:
         """An update for every expert's picture."""
         experts = self.model.config.expert_names
         if photo_scores is None or photo_scores.region_maps is None or attribute is None:
-            return [gr.update(value=None, alt_text="") for _ in experts]
+            return [gr.update(value=None, **alt_text("")) for _ in experts]
         a = self.table.attribute_names.index(attribute)
         pictures = [scoring.heat_map(photo_scores, i, a) for i in range(len(experts))]
         return [
             gr.update(
                 value=picture,
-                alt_text=f"The photo in grey, orange where the {expert} expert found {self.spoken[attribute]}",
+                **alt_text(f"The photo in grey, orange where the {expert} expert found {self.spoken[attribute]}"),
             )
             for picture, expert in zip(pictures, experts, strict=True)
         ]
@@ -218,7 +219,7 @@ class Page:
             sources=["upload", "clipboard"],
             height=300,
             buttons=[],
-            alt_text="The photo",
+            **alt_text("The photo"),
             elem_id="photo",
         )
         with gr.Row(elem_id="examples"):
@@ -342,9 +343,14 @@ def build_confidence(measured: dict) -> None:
             interactive=False,
             buttons=[],
             show_label=False,
-            alt_text=views.DIAGRAM,
+            **alt_text(views.DIAGRAM),
             elem_id="trust",
         )
+
+
+def alt_text(text: str) -> dict[str, str]:
+    """The argument that describes a picture to those who hear the page; none where this gradio has no such."""
+    return {"alt_text": text} if "alt_text" in inspect.signature(gr.Image).parameters else {}
 
 
 def confidences(config) -> list[tuple[str, float]]:

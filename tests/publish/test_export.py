@@ -1,5 +1,6 @@
 """What is exported gives the numbers of the model, whatever the batch, the classes, the backbone and the settings."""
 
+import functools
 import json
 import zipfile
 
@@ -245,6 +246,7 @@ def test_an_export_that_is_interrupted_leaves_no_file_and_an_older_one_alone(for
 def test_an_export_with_other_numbers_is_refused(format, tmp_path, monkeypatch):
     honest = export.Classifier.forward
 
+    @functools.wraps(honest)  # torch.export asks for the names of its arguments
     def a_little_off(self, *args, **options):
         outputs = honest(self, *args, **options)
         return outputs | {"attribute_scores": outputs["attribute_scores"] * 1.001}

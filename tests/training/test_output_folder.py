@@ -41,10 +41,11 @@ with sole_use(Path(sys.argv[1]), Accelerator(cpu=True)):
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes | None]]:
-    """Path -> time of the last change and content, of everything in a folder."""
+    """Path -> time of the last change and content, of everything in a folder but the lock, which is opened to ask."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
         for path in folder.rglob("*")
+        if path.name != LOCK_FILE
     }
 
 
