@@ -42,7 +42,7 @@ HEIC = ["pillow-heif>=1.1.1"]
 SPACE = ["gradio>=6.0"]
 SERVE = ["starlette>=0.50", "uvicorn>=0.38", "httpx>=0.28", "python-multipart>=0.0.20"]
 EXPORT = ["onnx>=1.19.1", "onnxruntime>=1.23", "onnxscript>=0.6.2"]
-DOCS = ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0"]
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0", "pymdown-extensions>=10.21"]
 TEST = [
     *EXPORT,
     *SERVE,
