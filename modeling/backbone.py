@@ -353,9 +353,17 @@ def offloaded_weights_loaded(module: nn.Module) -> Iterator[None]:
             hook.post_forward(each, None)
 
 
+def timm_config(name: str) -> timm.models.PretrainedCfg:
+    """What timm knows of a model. Of one on the Hub or in a folder ('hf-hub:…', 'local-dir:…') it is told there."""
+    if ":" not in name:
+        return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return timm.models.PretrainedCfg(**timm.create_model(name).pretrained_cfg)
+
+
 def preprocessing_of(name: str) -> dict:
     """The preprocessing a timm model was trained with, as arguments of `DEDNConfig`."""
-    cfg = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    cfg = timm_config(name)
     return {
         "image_size": cfg.input_size[-1],
         "image_mean": list(cfg.mean),
@@ -367,7 +375,7 @@ def preprocessing_of(name: str) -> dict:
 
 def size_arguments(name: str, image_size: int | None) -> dict:
     """`{"img_size": ...}` where the model is built for one input size and another is wanted."""
-    cfg = timm.get_pretrained_cfg(name)
-    if image_size is None or cfg is None or image_size == cfg.input_size[-1] or not cfg.fixed_input_size:
+    cfg = timm_config(name)
+    if image_size is None or image_size == cfg.input_size[-1] or not cfg.fixed_input_size:
         return {}
     return {"img_size": image_size}

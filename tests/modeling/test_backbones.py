@@ -297,3 +297,14 @@ def test_a_new_model_crops_as_its_backbone_was_evaluated(backbone, crop_pct):
 def test_a_crop_that_is_given_stays(tmp_path):
     new_model("resnet10t", crop_pct=1.0).save_pretrained(tmp_path)
     assert DEDNForZeroShot.from_pretrained(tmp_path).config.crop_pct == 1.0
+
+
+def test_a_backbone_of_a_folder_is_given_pictures_as_that_folder_says(network, tmp_path):
+    told = {"mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.8, "input_size": (3, 96, 96)}
+    config = {"num_classes": 3, "pretrained_cfg": {**told, "interpolation": "bilinear"}}
+    timm.models.save_for_hf(network, tmp_path, model_config=config)
+    model = new_model(f"local-dir:{tmp_path}", None, pretrained=True)
+    c = model.config
+    assert (c.image_mean, c.image_std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert (c.crop_pct, c.image_size, c.interpolation) == (0.8, 96, "bilinear")
+    assert torch.equal(model.backbone.body.state_dict()["conv1.0.weight"], network.state_dict()["conv1.0.weight"])
