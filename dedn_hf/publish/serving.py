@@ -221,6 +221,8 @@ async def read_content(request: Request, max_bytes: int) -> bytes | Fields:
             ]
     except ClientDisconnect:
         raise HTTPException(400, "The request ended early.") from None
+    except ValueError as error:  # of python-multipart, which starlette before 1.0 lets through
+        raise HTTPException(400, f"The form cannot be read: {error}") from None
 
 
 def request_data(content: bytes | Fields, request: Request) -> Any:
