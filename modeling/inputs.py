@@ -198,6 +198,9 @@ _QUANTITY = re.compile(
     re.IGNORECASE,
 )
 _COMPOUND = re.compile(rf"({_NUMBER} ?{_UNIT}) ?({_NUMBER} ?{_UNIT})", re.IGNORECASE)
+_POWER = re.compile(r"(?<=\d)\s*[×x*·]\s*10\^([+-]?\d+)")  # 1.2×10^3
+_AT_LEAST = re.compile(r"(?<=\d)\+(?= |$)")  # 10+
+_FOOTNOTE = re.compile(r"(?<=[\w.%])\s*(?:[*†‡§]+|\[\d+\])$")  # 12*, 12 [3]
 _MONTH = (
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec|mär|mrz|mai|okt|dez|janv|févr|avr|juin|juil|août|déc"
 )
@@ -266,7 +269,8 @@ def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
     text = re.sub(r"[−–—‒]", "-", " ".join(text.split()))
     if text[:1] in QUOTES:
         text = text.strip(QUOTES)
-    plain = re.sub(rf"^([{_CURRENCIES}]) ?(.+)", r"\2 \1", without_fractions(text, decimal))
+    plain = _FOOTNOTE.sub("", _AT_LEAST.sub("", _POWER.sub(r"e\1", without_fractions(text, decimal))))
+    plain = re.sub(rf"^([{_CURRENCIES}]) ?(.+)", r"\2 \1", plain)
     match = None if is_date(text) else _QUANTITY.fullmatch(plain)
     if match is None:
         return compound_quantity(text, decimal)

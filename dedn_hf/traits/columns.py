@@ -199,11 +199,11 @@ def find_kind(cells: pd.Series, style: Style) -> str:
 
 
 def slashes_part_values(words: set[str]) -> bool:
-    """Whether 2/3 is '2 or 3' and no fraction: there is a 1/2/3, or most of the parts stand alone, too."""
+    """Whether 2/3 is '2 or 3' and no fraction: there is a 1/2/3, or most of the denominators stand alone, too."""
     if any(re.search(r"\d ?/ ?\d+ ?/ ?\d", cell) and not is_date(cell) for cell in words):
         return True
-    parts = [part for cell in words if (found := FRACTION.fullmatch(cell)) for part in found.groups()[1:]]
-    return sum(part in words for part in parts) > len(parts) / 2
+    denominators = [found[3] for cell in words if (found := FRACTION.fullmatch(cell))]
+    return sum(each in words for each in denominators) > len(denominators) / 2
 
 
 def _yes_no(sheet: Sheet, name: str, style: Style) -> tuple[list[float], list[str]]:
@@ -280,7 +280,7 @@ def _common_unit(units: Counter, count: int) -> str:
 
 def header_unit(name: str) -> str:
     """The unit that a header gives: 'mass (g)', 'wing [mm]', 'mass_kg', 'cover %'."""
-    last = re.search(r"[(\[]\s*([^()\[\]]+?)\s*[)\]]$|(?: / |(?<=\w)[_.\s])(mg|g|kg|mm|cm|km|ml|%)$", name)
+    last = re.search(r"[(\[]\s*([^()\[\]]+?)\s*[)\]]$|(?: / |(?<=\w)(?:[_.\s/]|, ?))(mg|g|kg|mm|cm|km|ml|%)$", name)
     unit = (last.group(1) or last.group(2)) if last else ""
     return unit_name(unit) if unit and known_unit(unit) else ""
 

@@ -512,3 +512,35 @@ def test_guesses_are_told_of_many_columns_too(tmp_path):
     rows = [["species", *names], ["Wren", *["1/2"] * 30], ["Kite", *["3"] * 30]]
     (tmp_path / "birds.csv").write_text(text(rows))
     assert "fractions read as numbers: 1/2 is 0.5: 't0'" in str(read_traits(tmp_path / "birds.csv").report)
+
+
+@pytest.mark.parametrize(
+    ("cells", "numbers"),
+    [
+        (["1/2", "1/4", "1"], [0.5, 0.25, 1]),
+        (["$5", "$7.50", "$12"], [5, 7.5, 12]),
+        (["5 €", "7.5 €", "12€"], [5, 7.5, 12]),
+        (["1.2×10^3", "5x10^2", "7"], [1200, 500, 7]),
+        (["12*", "4†", "5 [2]"], [12, 4, 5]),
+        (["10+ cm", "5 cm", "7 cm"], [10, 5, 7]),
+    ],
+)
+def test_signs_around_a_number_do_not_make_it_a_word(tmp_path, cells, numbers):
+    path = tmp_path / "t.csv"
+    path.write_text(text(with_column("count", *cells)), encoding="utf-8")
+    table = read_traits(path)
+    column = next(each for each in table.report.columns if each["name"] == "count")
+    assert column["kind"] == "number"
+    assert column["range"] == [min(numbers), max(numbers)]
+
+
+def test_codes_parted_by_a_slash_are_no_fractions(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text(with_column("strata", "1/3", "3", "2")), encoding="utf-8")
+    assert [each["kind"] for each in read_traits(path).report.columns if each["name"] == "strata"] == ["category"]
+
+
+@pytest.mark.parametrize("header", ["mass, g", "mass/g", "mass,g"])
+def test_a_header_gives_the_unit_after_a_comma_or_a_slash(header):
+    rows = pd.DataFrame({"class": ["Wren", "Swan", "Kite"], "red": [1, 0, 1], header: [5.0, 7.0, 900.0]})
+    assert {each["name"]: each["unit"] for each in read_traits(rows).report.columns}[header] == "g"
