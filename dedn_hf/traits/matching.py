@@ -86,6 +86,19 @@ def keys_of(name: str) -> list[set[str]]:
     return [{plain}, {folded}, no_apostrophe, {_without_accents(key) for key in no_apostrophe}, bare - {""}]
 
 
+def written_in_two_ways(unmatched: Iterable[str], names: Iterable[str]) -> list[str]:
+    """A warning for each name without photos that is another one, but for capitals, accents or signs between words."""
+    first: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        first.setdefault(min(keys_of(name)[1]), name)
+    of = {name: first[min(keys_of(name)[1])] for name in unmatched}
+    pairs = [(other, name) for name, other in of.items() if other != name and name not in first.values()]
+    return [
+        f"{one!r} and {other!r} are nearly one name, but two classes here; write it alike in all its rows"
+        for one, other in pairs
+    ]
+
+
 def match(names: Iterable[str], folders: Sequence[str], aliases: Mapping[str, Sequence[str]] | None = None) -> Match:
     """Who is who. `aliases` (folder -> names in tables) overrules what the names themselves say.
 

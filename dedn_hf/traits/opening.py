@@ -237,6 +237,10 @@ def _with_header(
         notes.append(f"names of columns in {word}s {rows[at][0]} and {rows[at + 1][0]}")
         at += 1
         rows[at] = (rows[at][0], both)
+    again = [row for row in rows[at + 1 :] if row[1] == rows[at][1]]
+    if again:
+        notes.append(f"the header stands again in {word} {', '.join(str(line) for line, _ in again[:4])}: left out")
+    rows = [row for i, row in enumerate(rows) if i <= at or row not in again]
     names, rows = _named(rows[at][1], rows[at + 1 :], source, word, rows[at][0])
     frame = pd.DataFrame([cells for _, cells in rows], columns=names, dtype=object)
     filled = [name for name in names if name.strip() and not _is_unnamed(name) or (frame[name] != "").any()]

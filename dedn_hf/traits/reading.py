@@ -22,7 +22,10 @@ from dedn_hf.traits.roles import find_role_column, roles_of
 from dedn_hf.traits.scaling import attributes_of
 
 _TOTALS = "mean average total totals sum sd median mittelwert summe gesamt moyenne somme media promedio"
-TOTALS = set(_TOTALS.split())  # no class is called so
+_TOTALS += " minimum maximum min max stdev std"
+TOTALS = (
+    rf"(?:(?:grand|sub)[ -]?)?(?:{'|'.join(_TOTALS.split())})(?: ?(?:±|\+/-|and|&) ?(?:sd|se|std))?[.:]?"  # no class
+)
 
 
 class TraitTable(AttributeTable):
@@ -94,6 +97,7 @@ def read_traits(
         report.class_column = f"column {opened.class_column!r}"
         report.photo_classes = len(found.folder_of), len(folders)
     _report_matches(report, found, folders, photos_known)
+    report.warnings += matching.written_in_two_ways(found.unmatched_names, opened.names)
     class_names = [found.folder_of.get(name, name) for name in dict.fromkeys(opened.names)]
     for number in range(1, len(sources)):
         other = _class_rows(sources, number, class_names, aliases, dialect, report)
@@ -287,7 +291,7 @@ def _table_of(like: Any) -> AttributeTable:
 def _classes_only(opened: Sheet, class_column: str) -> Sheet:
     """The rows that name a class and say something of it."""
     named = opened.cells[class_column] != ""
-    summed = opened.cells[class_column].str.casefold().isin(TOTALS)
+    summed = opened.cells[class_column].str.casefold().str.fullmatch(TOTALS)
     if summed.any() and not summed.all():
         opened.notes.append(f"no class: {', '.join(map(repr, opened.cells[class_column][summed]))}")
         named &= ~summed

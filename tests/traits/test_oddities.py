@@ -540,6 +540,34 @@ def test_codes_parted_by_a_slash_are_no_fractions(tmp_path):
     assert [each["kind"] for each in read_traits(path).report.columns if each["name"] == "strata"] == ["category"]
 
 
+@pytest.mark.parametrize("name", ["Grand total", "TOTAL:", "Mean ± SD", "min", "Maximum"])
+def test_a_row_of_totals_is_no_class_however_it_is_called(tmp_path, name):
+    path = tmp_path / "t.csv"
+    path.write_text(text([*BASE, [name, "", "2", "2", "12009.5"]]), encoding="utf-8")
+    table = read_traits(path)
+    assert table.class_names == ["Wren", "Kite", "Swan"]
+    assert f"no class: {name!r}" in str(table.report)
+
+
+def test_a_header_that_stands_again_is_left_out_and_said(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(text([*BASE[:3], BASE[0], BASE[3]]), encoding="utf-8")
+    table = read_traits(path)
+    np.testing.assert_allclose(table.class_attributes, RIGHT, atol=1e-6)
+    assert "the header stands again in line 4: left out" in str(table.report)
+
+
+@pytest.mark.parametrize("photos", [None, ["Wren", "Kite"]])
+def test_a_class_written_in_two_ways_is_warned_of(photos):
+    rows = pd.DataFrame({"class": ["Wren", "wren", "Kite"], "red": [1, 0, 1], "mass": [5.0, 7.0, 900.0]})
+    assert "'Wren' and 'wren' are nearly one name" in str(read_traits(rows, photos=photos).report)
+
+
+def test_two_folders_that_differ_by_a_capital_are_two_classes_without_a_warning():
+    rows = pd.DataFrame({"class": ["Wren", "wren", "Kite"], "red": [1, 0, 1], "mass": [5.0, 7.0, 900.0]})
+    assert "nearly one name" not in str(read_traits(rows, photos=["Wren", "wren", "Kite"]).report)
+
+
 @pytest.mark.parametrize("header", ["mass, g", "mass/g", "mass,g"])
 def test_a_header_gives_the_unit_after_a_comma_or_a_slash(header):
     rows = pd.DataFrame({"class": ["Wren", "Swan", "Kite"], "red": [1, 0, 1], header: [5.0, 7.0, 900.0]})
