@@ -387,25 +387,38 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
     if hasattr(description, "to_dict"):
         description = description.to_dict()
     if not isinstance(description, Mapping):
+        if isinstance(description, str | bytes) or not hasattr(description, "__len__"):
+            raise ValueError(
+                f"{name!r} is described by {description!r}; give {{trait: value}}, or all values in order."
+            )
         if len(description) != len(traits):
             raise ValueError(
                 f"{name!r} is described by {len(description)} values; give all {len(traits)}, or {{trait: value}}."
             )
         description = {trait["attribute"]: value for trait, value in zip(traits, description, strict=True)}
         traits = [{**trait, "scale": None, "offset": None, "range": list(_on_scale(trait))} for trait in traits]
-    values, told, any_told = np.array([trait["fill"] for trait in traits], np.float32), [], False
+    values, told, said = np.array([trait["fill"] for trait in traits], np.float32), [], {}
     for key, value in description.items():
-        if value is None or value != value or (isinstance(value, str) and value.strip().lower() in MISSING):
+        if is_gap(value):
             continue
         places, encoded = encode_one(traits, key, value, name)
-        any_told = True
+        if other := [said[place] for place in places if place in said]:
+            raise ValueError(f"{name!r}: {other[0]!r} and {key!r} are the same trait. Give it once.")
+        said |= dict.fromkeys(places, key)
         values[places] = encoded
-        if of_hundred(traits[places[0]]) and not isinstance(value, bool | np.bool_ | str):
+        if of_hundred(traits[places[0]]) and not isinstance(value, bool | np.bool_ | str | list | tuple | set):
             told.append(float(value))
     require_whole_scale(told, name)
-    if not any_told or not values.any():
+    if not said or not values.any():
         raise ValueError(f"{name!r} is described by nothing but gaps and zeros. Give it at least one trait.")
     return values
+
+
+def is_gap(value: Any) -> bool:
+    """Whether a description says nothing here: None, NaN, pandas' NA, or a mark such as 'unknown'."""
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING
+    return value is None or str(value) in ("nan", "NaT", "<NA>")
 
 
 def encode_one(traits: Sequence[Mapping[str, Any]], key: Any, value: Any, name: str) -> tuple[list[int], list[float]]:

@@ -180,3 +180,32 @@ def test_percentages_for_a_model_of_0_to_1_are_refused(percent, tmp_path):
         read_traits(tmp_path / "percent.csv", like=small)
     with pytest.raises(ValueError, match="scale is 0 to 100"):
         read_traits(tmp_path / "small.csv", like=percent)
+
+
+@pytest.fixture
+def two_traits():
+    rows = {"class": ["Wren", "Kite", "Swan"], "bill": ["hooked", "flat", "flat"], "mass (g)": [9.5, 1000, 500.0]}
+    return read_traits(pd.DataFrame(rows)).traits
+
+
+def test_one_trait_given_under_two_names_is_refused(two_traits):
+    with pytest.raises(ValueError, match=r"'mass \(g\)' and 'mass' are the same trait"):
+        describe_class(two_traits, {"mass (g)": 10, "mass": 20})
+
+
+@pytest.mark.parametrize("gap", [None, float("nan"), np.float32("nan"), pd.NA, pd.NaT, "unknown"])
+def test_every_kind_of_gap_is_neutral(two_traits, gap):
+    described = describe_class(two_traits, {"bill": gap, "mass": 20})
+    assert described.tolist() == describe_class(two_traits, {"mass": 20}).tolist()
+
+
+@pytest.mark.parametrize("description", [5, "hooked", b"hooked"])
+def test_what_is_no_description_is_refused_with_the_form(two_traits, description):
+    with pytest.raises(ValueError, match="give {trait: value}"):
+        describe_class(two_traits, description)
+
+
+@pytest.mark.parametrize("value", [np.array([100.0, 3.0]), [100, 200], {"a": 1}])
+def test_several_numbers_for_one_trait_are_refused_with_its_range(two_traits, value):
+    with pytest.raises(ValueError, match="does not fit a number from 9.5 to 1000 g"):
+        describe_class(two_traits, {"mass": value})
