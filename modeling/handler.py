@@ -111,6 +111,7 @@ class EndpointHandler:
         if isinstance(image, Image.Image):
             return image
         if isinstance(image, str):
+            image = image.lstrip()
             if image[:8].lower().startswith(("http://", "https://")):
                 if self.fetch is None:
                     raise BadRequest("This server fetches no URLs. Send the image itself as base64 text.")
@@ -185,7 +186,11 @@ def check_candidate_labels(labels: Any) -> None:
 
 
 def _is_value(value: Any) -> bool:
-    """Whether this is a number that fits single precision, true or false, or a short text such as '120 g'."""
+    """Whether this is a number that fits single precision, true, false, null, a short text, or a list of texts."""
+    if isinstance(value, list):
+        return 0 < len(value) <= MAX_CANDIDATES and all(isinstance(each, str) and _is_value(each) for each in value)
+    if value is None:
+        return True
     if isinstance(value, str):
         return len(value) <= MAX_NAME_LENGTH
     return isinstance(value, int | float) and abs(value) < 1e30
@@ -193,9 +198,9 @@ def _is_value(value: Any) -> bool:
 
 def decode_base64(text: str) -> bytes:
     """Bytes of base64 text or of a data URI. Raises BadRequest."""
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         header, _, text = text.partition(",")
-        if not header.endswith(";base64"):
+        if not header.lower().endswith(";base64"):
             raise BadRequest("The data URI of an image must be base64: data:image/jpeg;base64,...")
     try:
         return base64.b64decode("".join(text.split()), validate=True)

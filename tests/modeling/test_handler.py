@@ -367,3 +367,22 @@ def test_a_thin_line_is_refused_because_resizing_would_make_it_huge(handler):
 def test_an_image_of_too_many_bytes_is_refused(handler):
     strict = EndpointHandler(pipeline=handler.pipeline, max_bytes=1000)
     assert refusal(strict, {"inputs": as_base64(bytes(1001))}).status == 413
+
+
+@pytest.mark.parametrize("scheme", ["DATA:image/png;base64,", "data:image/PNG;BASE64,", "\n data:image/png;base64,"])
+def test_a_data_uri_is_read_in_any_capitals(handler, scheme):
+    text = base64.b64encode(picture(0, 0)).decode()
+    assert handler({"inputs": scheme + text}) == handler({"inputs": text})
+
+
+@pytest.mark.parametrize("value", [["hooked", "flat"], None])
+def test_a_description_may_hold_several_words_or_a_gap(handler, value):
+    labels = {"Swan": {"bill": value}}
+    _, parameters = handler.prepare({"inputs": "", "parameters": {"candidate_labels": labels}})
+    assert parameters["candidate_labels"] == labels
+
+
+@pytest.mark.parametrize("value", [[], [["hooked"]], [None], {"a": 1}, [float("nan")]])
+def test_what_is_no_value_of_a_trait_is_refused(handler, value):
+    with pytest.raises(BadRequest, match="is described by"):
+        handler.prepare({"inputs": "", "parameters": {"candidate_labels": {"Swan": {"bill": value}}}})
