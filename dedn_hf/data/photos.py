@@ -145,7 +145,7 @@ def walk(
     """
     above |= {os.path.realpath(root)}
     with os.scandir(root) as entries:  # by names, which take less memory: a folder may hold a million files
-        names = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
+        names = sorted(entry.name + "/" * os.path.isdir(entry.path) for entry in entries)
     for name in names:
         path, inside = os.path.join(root, name.rstrip("/")), (*parts, name.rstrip("/"))
         if name.startswith(".") or inside[-1] in HIDDEN:
@@ -185,6 +185,8 @@ def why_unused(path: str) -> str | None:
     suffix = os.path.splitext(path)[1].lower()
     if not os.path.exists(path):
         return "links to files that are not there"
+    if not os.path.isfile(path):
+        return "pipes and devices"  # to open one may wait forever
     if suffix in ARCHIVES:
         return "archives: unpack them"
     if suffix in RAW:
@@ -288,7 +290,7 @@ def csv_rows(file: IO[str]) -> csv.DictReader:
 
 def column_of(columns: Sequence[str], names: Sequence[str]) -> str | None:
     """The first of `columns` that has one of these names, in the order of the names."""
-    lowered = {str(column).strip().lower(): column for column in columns if column is not None}
+    lowered = {re.sub(r"[\s-]+", "_", str(column).strip().lower()): column for column in columns if column is not None}
     return next((lowered[name] for name in names if name in lowered), None)
 
 

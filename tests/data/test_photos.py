@@ -284,3 +284,19 @@ def test_a_prepared_folder_of_them_opens_too(birds, tmp_path):
     assert counts(load(folder, cache_dir=tmp_path / "a")[0]) == {"train": 6, "test_seen": 2, "test_unseen": 0}
     assert counts(load(folder, validation=True, cache_dir=tmp_path / "a")[0])["val_unseen"] == 3
     assert counts(datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "b"))) == {"train": 6, "test_seen": 2}
+
+
+def test_links_to_themselves_and_pipes_are_named_as_skipped(birds):
+    os.symlink("loop", birds / "Wren" / "loop")
+    os.mkfifo(birds / "Wren" / "pipe.jpg")
+    found = find_photos(birds)
+    assert found.counts()["Wren"] == 4
+    assert found.skipped["links to files that are not there"] == ["Wren/loop"]
+    assert found.skipped["pipes and devices"] == ["Wren/pipe.jpg"]
+
+
+def test_a_column_of_a_list_may_be_called_with_spaces(tmp_path):
+    write_folder(tmp_path, {"Wren": 1})
+    photo = next((tmp_path / "Wren").iterdir()).name
+    (tmp_path / "metadata.csv").write_text(f"File Name,Class Name\nWren/{photo},Wren\n")
+    assert find_photos(tmp_path).counts() == {"Wren": 1}
