@@ -144,14 +144,6 @@ def match(names: Iterable[str], folders: Sequence[str], aliases: Mapping[str, Se
     return Match(folder_of, left, open_folders)
 
 
-def almost_alike(names: Iterable[str]) -> list[list[str]]:
-    """Groups of names that differ only in capitals, signs between the words, or a number before them."""
-    groups = defaultdict(list)
-    for name in dict.fromkeys(names):
-        groups[min(keys_of(name)[1])].append(name)
-    return [group for group in groups.values() if len(group) > 1]
-
-
 def find_class_column(
     sheet: Sheet, folders: Sequence[str] | None, aliases: Mapping[str, Sequence[str]] | None, given: str | None
 ) -> tuple[str, str]:

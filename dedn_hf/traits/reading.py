@@ -106,10 +106,6 @@ def read_traits(
     rows, class_column, groups, units = opened.sheet, opened.class_column, opened.groups, opened.units
     owners = pd.factorize(opened.names)[0]  # row -> class, in order of appearance
     counts = np.bincount(owners)
-    report.warnings += [
-        f"{' and '.join(map(repr, names))} are read as different classes. If they are one, write the name alike"
-        for names in matching.almost_alike(class_names)
-    ]
     report.several_rows = {name: int(n) for name, n in zip(class_names, counts, strict=True) if n > 1}
     role_column = find_role_column(rows, class_column)
     pictured = set(found.folder_of.values()) if photos_known else None
@@ -295,10 +291,6 @@ def _classes_only(opened: Sheet, class_column: str) -> Sheet:
     if summed.any() and not summed.all():
         opened.notes.append(f"no class: {', '.join(map(repr, opened.cells[class_column][summed]))}")
         named &= ~summed
-    repeated = (opened.cells == list(opened.cells)).all(axis=1)  # pages of a report, one below the other
-    if repeated.any():
-        opened.notes.append(f"{int(repeated.sum())} more lines like the header left out")
-        named &= ~repeated
     others = opened.cells.drop(columns=class_column)
     told = others.map(lambda cell: cell != "").any(axis=1)
     nameless = opened.cells[class_column] == ""

@@ -495,18 +495,6 @@ def test_quantities_as_people_write_them(tmp_path, cells, unit, numbers):
     np.testing.assert_allclose(table.traits[1]["range"], [min(numbers), max(numbers)], rtol=1e-6)
 
 
-def test_the_header_may_be_there_again_in_between(tmp_path):
-    (tmp_path / "birds.csv").write_text("species,bill,mass\nWren,thin,9\nspecies,bill,mass\nKite,hooked,1000\n")
-    table = read_traits(tmp_path / "birds.csv")
-    assert table.class_names == ["Wren", "Kite"] and "1 more lines like the header left out" in str(table.report)
-
-
-def test_names_that_are_almost_alike_are_pointed_out(tmp_path):
-    (tmp_path / "birds.csv").write_text("species,bill,mass\nSnowy Owl,hooked,9\nsnowy_owl,hooked,8\nWren,thin,7\n")
-    warning = "'Snowy Owl' and 'snowy_owl' are read as different classes. If they are one, write the name alike"
-    assert warning in read_traits(tmp_path / "birds.csv").report.warnings
-
-
 def test_guesses_are_told_of_many_columns_too(tmp_path):
     names = [f"t{number}" for number in range(30)]
     rows = [["species", *names], ["Wren", *["1/2"] * 30], ["Kite", *["3"] * 30]]
