@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -202,6 +203,16 @@ def test_the_example_of_a_data_set_loads_images_with_its_split(example, tmp_path
 
 def test_the_example_of_a_loss_gives_the_value_worked_out_by_hand(example):
     torch.testing.assert_close(example("entropy_loss")(torch.full((2, 5), 0.3)), torch.tensor(5.0).log())
+
+
+def test_the_functions_that_a_new_loss_needs_are_where_the_guide_says():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    steps = guide.partition("## Adding a loss")[2].partition("## Pull requests")[0]
+    named = re.findall(r"`(\w+_(?:terms|loss))`", steps)
+    experts = import_module("dedn_hf.modeling.experts")
+    assert named and not [name for name in named if not hasattr(experts, name)]
+    config = SimpleNamespace(entropy_weight=0.5)  # a field of the name that the first step gives
+    torch.testing.assert_close(experts.total_loss(config, {"coarse.entropy": torch.tensor(3.0)}), torch.tensor(1.5))
 
 
 def test_what_does_not_exist_is_found():

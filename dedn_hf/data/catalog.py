@@ -87,10 +87,18 @@ def assign_portions(images: Iterable[tuple[str, int, str]], roles: Sequence[str]
 
     trainval images of 'val' classes are `val_unseen`; of 'train' classes, about a fifth a class is `val_seen`, chosen
     by a hash of the file name, and the others (one a class at least) are `fit`.
+
+    Raises:
+        ValueError: an image is listed as one of an unseen class, but the role of its class is another, or the reverse.
     """
     images = list(images)
     files_of = defaultdict(list)
     for file, label, split in images:
+        if (split == "test_unseen") != (roles[label] == "unseen"):
+            raise ValueError(
+                f"{file} is listed as {split!r}, but the role of its class is {roles[label]!r}. The role of classes "
+                "with images in 'test_unseen', and of no others, is 'unseen' (column 'role' of the table)."
+            )
         if split == "trainval" and roles[label] == "train":
             files_of[label].append(file)
     val_seen = {file for files in files_of.values() for file in hold_out(files, VALIDATION_FRACTION, "validation")}

@@ -114,6 +114,12 @@ def test_a_fifth_of_every_training_class_is_val_seen(name):
     assert min(shares) > 0.1 and max(shares) < 0.3 and np.mean(shares) == pytest.approx(0.2, abs=0.02)
 
 
+@pytest.mark.parametrize(("split", "role"), [("test_unseen", "train"), ("test_unseen", "val"), ("trainval", "unseen")])
+def test_a_list_of_images_that_contradicts_the_roles_of_the_classes_is_refused(split, role):
+    with pytest.raises(ValueError, match=rf"plum/1.jpg is listed as '{split}', but the role of its class is '{role}'"):
+        assign_portions([("plum/1.jpg", 0, split)], [role])
+
+
 def test_the_portion_of_an_image_does_not_depend_on_the_other_images(tmp_path):
     classes = classes_of("cub", train=3)
     few = write_benchmark(tmp_path / "few", "cub", classes[1:], images_per_split=4)
