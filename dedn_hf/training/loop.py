@@ -83,6 +83,8 @@ def fit(
     path = Path(folder) / f"checkpoint-{task.name}"
     checkpoint = Checkpoint(accelerator, path, settings, identity, training.extra_states())
     progress = checkpoint.resume()
+    if skip_steps := getattr(bar, "skip_steps", None):  # tqdm has none: its bars are of one epoch
+        skip_steps(len(progress.epochs) * len(training.batches))
     with StopSignals(accelerator, enabled=settings.checkpoint_every > 0) as stop, explained_worker_death():
         for epoch in range(len(progress.epochs) + 1, settings.epochs + 1):
             if not progress.step:  # otherwise the checkpoint has restored the random generators

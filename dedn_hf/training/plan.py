@@ -122,24 +122,36 @@ class JointBar:
 
     def __init__(self, plan: Plan, silent: bool = False) -> None:
         seconds = plan.seconds
-        self.features, self.step = seconds["features"], seconds["training"] / max(plan.steps, 1)
+        self.features_left, self.step = seconds["features"], seconds["training"] / max(plan.steps, 1)
         form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far, about {remaining} left"
-        self.bar = tqdm(total=max(sum(seconds.values()), 1e-9), bar_format=form, disable=silent)
+        # The time left goes by the mean speed: that of the last steps jumps with whatever else the machine does.
+        self.bar = tqdm(total=max(sum(seconds.values()), 1e-9), bar_format=form, smoothing=0, disable=silent)
+        self.bar.initial = 0  # a silent one has none
 
     def __call__(
         self, iterable: Iterable, desc: str = "", total: int = 1, initial: int = 0, **_others: Any
     ) -> Iterator:
         """The items; each moves the bar on when it is done."""
-        each = self.features / total if desc.startswith(FEATURES) else self.step
+        if desc.startswith(FEATURES):
+            each, self.features_left = self.features_left / max(total, 1), 0.0
+        else:
+            self.leave_out(self.features_left)  # they were there
+            each, self.features_left = self.step, 0.0
         self.bar.set_description_str(desc, refresh=False)
-        self.move(initial * each)
+        self.leave_out(initial * each)
         for item in iterable:
             yield item
-            self.move(each)
+            self.bar.update(min(each, self.bar.total - self.bar.n))
 
-    def move(self, seconds: float) -> None:
-        """On by that much of the estimate, never beyond the end."""
-        self.bar.update(min(seconds, self.bar.total - self.bar.n))
+    def skip_steps(self, steps: int) -> None:
+        """Steps that were done before a stop."""
+        self.leave_out(steps * self.step)
+
+    def leave_out(self, seconds: float) -> None:
+        """On by that much of the estimate, never beyond the end; it took no time, and says nothing of the speed."""
+        seconds = min(seconds, self.bar.total - self.bar.n)
+        self.bar.initial += seconds
+        self.bar.n += seconds
 
     def close(self) -> None:
         """At the end, whatever was left out."""

@@ -307,6 +307,19 @@ def test_one_bar_moves_from_nothing_to_all_and_never_beyond():
     bar.close()
 
 
+def test_the_time_left_counts_neither_features_that_were_there_nor_steps_before_a_stop(monkeypatch):
+    clock = [100.0]
+    bar = JointBar(Plan(photos=10, steps=4, tested=0, **SECONDS))
+    monkeypatch.setattr(bar.bar, "_time", lambda: clock[0])
+    bar.bar.start_t = clock[0]
+    bar.skip_steps(2)
+    for _ in bar(range(1), desc="test 3/4", total=1):
+        clock[0] += 30
+    assert bar.bar.total - bar.bar.n == pytest.approx(bar.step)  # one step is left, and one took half a minute
+    assert bar.bar.format_meter(**bar.bar.format_dict).endswith("about 00:30 left")
+    bar.close()
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(3, "about 10 seconds"), (44, "about 40 seconds"), (200, "about 3 minutes"), (9000, "about 2.5 hours")],
