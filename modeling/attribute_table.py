@@ -188,7 +188,7 @@ class AttributeTable:
 
         Raises ValueError as `describe`.
         """
-        places, values = encode_one(self.traits or plain_traits(self), key, value, str(key))
+        places, values = encode_one(self.traits or plain_traits(self), key, value)
         return {self.attribute_names[place]: float(number) for place, number in zip(places, values, strict=True)}
 
     def describe(self, name: str, description: Mapping | Sequence[float]) -> np.ndarray:

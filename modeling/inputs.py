@@ -421,8 +421,12 @@ def is_gap(value: Any) -> bool:
     return value is None or str(value) in ("nan", "NaT", "<NA>")
 
 
-def encode_one(traits: Sequence[Mapping[str, Any]], key: Any, value: Any, name: str) -> tuple[list[int], list[float]]:
+def encode_one(
+    traits: Sequence[Mapping[str, Any]], key: Any, value: Any, name: str | None = None
+) -> tuple[list[int], list[float]]:
     """Positions and values of the attributes that one column, or attribute, of a description speaks of.
+
+    name: of the class that is described, for messages.
 
     Raises ValueError as `describe_class`.
     """
@@ -430,7 +434,7 @@ def encode_one(traits: Sequence[Mapping[str, Any]], key: Any, value: Any, name: 
     try:
         return places, encode([traits[i] for i in places], value)
     except ValueError as error:
-        raise ValueError(f"{name!r}, {key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
+        raise ValueError(f"{_of(name, ', ')}{key!r}: {error}{'' if str(error).endswith('?') else '.'}") from None
 
 
 def of_hundred(trait: Mapping[str, Any]) -> bool:
@@ -455,7 +459,11 @@ def plain_name(text: str) -> str:
     return re.sub(r"\s*[(\[].*[)\]]$", "", text).casefold().replace("_", " ").strip()
 
 
-def _places(traits: Sequence[Mapping[str, Any]], key: Any, name: str) -> list[int]:
+def _of(name: str | None, sign: str) -> str:
+    return "" if name is None else f"{name!r}{sign}"
+
+
+def _places(traits: Sequence[Mapping[str, Any]], key: Any, name: str | None) -> list[int]:
     """Where the attribute or the column `key` stands: several places for a column of categories."""
 
     for said in (str, lambda text: plain_name(str(text))):
@@ -464,7 +472,7 @@ def _places(traits: Sequence[Mapping[str, Any]], key: Any, name: str) -> list[in
             if len({traits[i]["column"] for i in places}) == 1:
                 return places
     known = list(dict.fromkeys([trait["column"] for trait in traits] + [trait["attribute"] for trait in traits]))
-    raise ValueError(f"{name!r}: there is no attribute or column {key!r}.{near_names(str(key), known)}")
+    raise ValueError(f"{_of(name, ': ')}there is no attribute or column {key!r}.{near_names(str(key), known)}")
 
 
 def encode(traits: Sequence[Mapping[str, Any]], value: Any, decimal: str | None = None) -> list[float]:

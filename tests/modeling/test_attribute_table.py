@@ -6,6 +6,7 @@ import torch
 
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.modeling.attribute_table import group_attributes
+from dedn_hf.traits import read_traits
 from tests.tables import small_table
 
 HEADER = "class,role,striped,spotted,tall\n"
@@ -323,3 +324,9 @@ def test_what_a_description_leaves_out_neither_helps_nor_hurts_a_class_of_raised
     assert row[0] > 0.99 and row[1].abs() < 1e-3
     model.set_classes(table)  # read anew, with the means
     np.testing.assert_array_equal(model.attribute_table.describe("new", {"x": 1.0}), described)
+
+
+def test_a_correction_that_fits_no_category_names_the_column_once(tmp_path):
+    (tmp_path / "birds.csv").write_text("species,bill\nKestrel,hooked\nWren,straight\n")
+    with pytest.raises(ValueError, match="^'bill': 'hoked' is not one of hooked, straight. Did you mean 'hooked'?"):
+        read_traits(tmp_path / "birds.csv").encode("bill", "hoked")
