@@ -31,6 +31,7 @@ from dedn_hf.cli.train import add_train
 MEMORY = (
     "Give a smaller --batch-size, of a training --set training.batch_size=25, or --cpu where there is that option."
 )
+GOING_ON = ("run_train", "run_classify")  # after a stop
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_check,  # the order of `dedn --help` is that of the way from photos to answers
     add_train,
@@ -92,5 +93,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dedn: the accelerator has too little memory. {MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ndedn: stopped. The same command goes on where it was.", file=sys.stderr)
+        goes_on = " The same command goes on where it was." if run.__name__ in GOING_ON else ""
+        print(f"\ndedn: stopped.{goes_on}", file=sys.stderr)
         return 130

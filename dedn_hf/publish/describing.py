@@ -31,7 +31,7 @@ from dedn_hf.data.testing import photos_to_test
 from dedn_hf.data.transforms import ImageBatches, evaluation_transform
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.saving import replaced_model
-from dedn_hf.publish.saved import CARD_FILE, RUN_FILE, companions, load_model, saved_file, saved_table
+from dedn_hf.publish.saved import CARD_FILE, RUN_FILE, companions, load_model, saved_file, saved_table, without_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,7 +176,8 @@ class Describer:
         with replaced_model(out) as unfinished:
             for path in beside:
                 shutil.copyfile(path, unfinished / path.name)
-            self.model.save_pretrained(unfinished)
+            with without_bars():
+                self.model.save_pretrained(unfinished)
             self.table.save(unfinished)
             if self.photos:
                 self.photo_scores.to_csv(unfinished / PHOTO_SCORES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,22 @@ def load_model(name: str) -> DEDNForZeroShot:
         raise ValueError(
             f"{name} holds no DEDN model: its config.json {f'is of type {kind!r}' if kind else 'is missing'}."
         )
-    return DEDNForZeroShot.from_pretrained(name).eval()
+    with without_bars() if Path(name).is_dir() else nullcontext():  # a download may take long, and shows its bar
+        return DEDNForZeroShot.from_pretrained(name).eval()
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within `with`, no progress bars of transformers, whose reading and writing of files takes no time worth one."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def saved_file(model: str, name: str) -> Path | None:

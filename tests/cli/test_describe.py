@@ -168,6 +168,11 @@ def test_one_row_of_a_table_may_be_overruled_and_filled_from_another_class(birds
     assert table.class_names[-1] == "snowy owl"
 
 
+def test_nothing_but_the_answer_is_said_where_the_model_is_in_a_folder(birds, capfd):
+    assert main(["describe", str(birds / "model"), "Owl", *OWL, "--out", str(birds / "more")]) == 0
+    assert capfd.readouterr().err == ""  # no bars for reading and writing weights
+
+
 def test_to_print_writes_nothing(birds, capsys):
     before = sorted(path.name for path in birds.rglob("*"))
     assert main(["describe", str(birds / "model"), "Snowy Owl", *OWL, "--print"]) == 0
