@@ -74,7 +74,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def require_unfinished(folder: Path) -> None:
-    """Raise FileExistsError where the folder holds a finished run."""
+    """Raise FileExistsError where the folder holds a finished run, NotADirectoryError where it is a file."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file. Give --out a folder for the trained model, a new one best.")
     if (folder / RUN_FILE).exists():
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # where it was killed as the very last thing
         raise FileExistsError(f"{folder} holds a finished run. Give another output folder, or delete that one.")

@@ -230,6 +230,7 @@ def test_old_photos_without_labels_are_refused(birds, weights, capsys):
         (["photos", "--out", "model"], "Give --traits FILE"),
         (["nowhere", "--traits", "birds.csv", "--out", "model"], "nowhere"),
         (["--preset", "cup", "--out", "model"], "Did you mean 'cub'"),
+        (["photos", "--traits", "birds.csv", "--out", "birds.csv"], "birds.csv is a file. Give --out a folder"),
     ],
 )
 def test_a_command_that_cannot_be_says_what_is_missing_and_writes_nothing(
