@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
 from types import SimpleNamespace
@@ -151,6 +152,15 @@ def test_every_command_is_understood(page):
     assert not [" ".join(words) for words in given_commands(text) if not is_understood(words)]
     mentioned = [words for words in commands_in_prose(text) if not set(options_of(words)) <= known_options(words[0])]
     assert not [" ".join(words) for words in mentioned]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_a_list_after_text_begins_with_an_empty_line(page):
+    """Else the site shows it as part of the text."""
+    lines = prose(page.read_text(encoding="utf-8")).splitlines()
+    item = re.compile(r"\s*(?:[-*]|\d+\.) ")
+    follows = re.compile(rf"\s*$|#|{item.pattern}")
+    assert [line for before, line in pairwise(lines) if item.match(line) and not follows.match(before)] == []
 
 
 @every_page
