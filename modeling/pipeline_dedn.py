@@ -346,9 +346,9 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
     """
     image = os.fspath(image) if isinstance(image, os.PathLike) else image
     shown = repr(image if len(image) < 100 else f"{image[:50]}...") if isinstance(image, str) else "The image"
+    if isinstance(image, str) and not image.startswith(("http://", "https://")):
+        image = _bytes_of(image, shown)
     try:
-        if isinstance(image, str) and not image.startswith(("http://", "https://")):
-            image = _bytes_of(image, shown)
         if isinstance(image, bytes | bytearray):
             return read_image(bytes(image))
         return upright_rgb(image if isinstance(image, Image.Image) else load_image(image, timeout=timeout))

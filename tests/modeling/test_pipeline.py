@@ -296,7 +296,7 @@ def test_bad_candidates_say_what_to_do(classify, candidates, message):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("nowhere.jpg", "'nowhere.jpg' is neither a file, a URL nor a base64 image"),
+        ("nowhere.jpg", "^'nowhere.jpg' is neither a file, a URL nor a base64 image.$"),
         (b"no image", "The image is not an image. Give a JPEG"),
         (picture(0, 0)[:200], "does not decode"),
         ("http://127.0.0.1:9/bird.jpg", "cannot be fetched"),
