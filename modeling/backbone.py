@@ -370,6 +370,8 @@ def preprocessing_of(name: str) -> dict:
         "image_std": list(cfg.std),
         "interpolation": cfg.interpolation if cfg.interpolation in ("bilinear", "nearest", "lanczos") else "bicubic",
         "crop_pct": min(cfg.crop_pct, 1.0),  # timm pads for more than 1
+        # timm's third mode 'border', of deepseek_vit only, pads too, which no processor of transformers does.
+        "crop_mode": "squash" if cfg.crop_mode == "squash" else "center",
     }
 
 

@@ -9,6 +9,7 @@ EXPERTS = ("coarse", "fine")
 ATTENTIONS = ("region", "channel")
 FEATURE_SOURCES = ("stage", "head")
 LOSS_CLASSES = ("all", "seen")
+CROP_MODES = ("center", "squash")
 CUSTOM_PIPELINES = {
     "zero-shot-image-classification": {
         "impl": "pipeline_dedn.DEDNPipeline",
@@ -33,6 +34,9 @@ class DEDNConfig(PreTrainedConfig):
         image_mean, image_std, interpolation, crop_pct: preprocessing (3 numbers, 3 numbers, PIL filter name, fraction
             of the shorter side that the centre crop keeps). `from_timm` takes what timm evaluates the backbone with;
             the published method keeps the whole shorter side, crop_pct 1.
+        crop_mode: what comes before the centre crop. 'center' resizes the shorter side and keeps the ratio; 'squash'
+            resizes both sides to the same length, so that at crop_pct 1 the whole picture is seen, however wide it is.
+            `from_timm` takes what timm evaluates the backbone with.
         feature_shape: [C, H, W] of the feature map.
         attribute_names: A names, in the order of every attribute axis.
         attribute_groups: group name of each attribute; each group gets its own part of the fine expert.
@@ -94,6 +98,7 @@ class DEDNConfig(PreTrainedConfig):
     image_std: list | tuple = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
+    crop_mode: str = "center"
     feature_shape: list | tuple = (1, 1, 1)
     attribute_names: list | None = None
     attribute_groups: list | None = None
@@ -157,6 +162,7 @@ class DEDNConfig(PreTrainedConfig):
             ("attentions", self.attentions, ATTENTIONS),
             ("loss_classes", [self.loss_classes], LOSS_CLASSES),
             ("feature_source", [self.feature_source], FEATURE_SOURCES),
+            ("crop_mode", [self.crop_mode], CROP_MODES),
         ):
             if not value or set(value) - set(allowed) or len(set(value)) != len(value):
                 raise ValueError(f"{field} is {value!r}; choose from {', '.join(allowed)}, each once at most.")
@@ -248,6 +254,12 @@ class DEDNConfig(PreTrainedConfig):
     @output_attentions.setter
     def output_attentions(self, value: bool) -> None:
         self._output_attentions = value
+
+    @property
+    def resized_side(self) -> int:
+        """Pixels of the shorter side, or of both sides with crop_mode 'squash', before the centre crop."""
+        length = self.image_size / self.crop_pct
+        return int(length) if self.crop_mode == "squash" else round(length)  # as timm; or as all models before
 
     @property
     def expert_names(self) -> list[str]:

@@ -222,10 +222,11 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         return (model, info) if wants_info else model
 
     def image_processor(self) -> CLIPImageProcessor:
-        """Resize of the shorter side, centre crop and normalisation, as the backbone was trained with."""
+        """Resize (`config.crop_mode`), centre crop and normalisation, as the backbone was trained with."""
         c = self.config
+        side, squash = c.resized_side, c.crop_mode == "squash"
         return CLIPImageProcessor(
-            size={"shortest_edge": round(c.image_size / c.crop_pct)},
+            size={"height": side, "width": side} if squash else {"shortest_edge": side},
             crop_size={"height": c.image_size, "width": c.image_size},
             image_mean=list(c.image_mean),
             image_std=list(c.image_std),

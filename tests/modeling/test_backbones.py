@@ -6,12 +6,16 @@ import pickle
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchvision.transforms.functional import to_pil_image
+from transformers import AutoImageProcessor
 
-from dedn_hf import DEDNForZeroShot
+from dedn_hf import DEDNConfig, DEDNForZeroShot
 from dedn_hf.data.features import weights_hash
-from dedn_hf.modeling.backbone import create_body
+from dedn_hf.modeling import backbone
+from dedn_hf.modeling.backbone import create_body, preprocessing_of
 from tests.fake_data import SHARED
 from tests.tables import small_table
 
@@ -292,6 +296,51 @@ def test_a_new_model_crops_as_its_backbone_was_evaluated(backbone, crop_pct):
     model = new_model(backbone, 64)
     assert model.config.crop_pct == crop_pct
     assert model.image_processor().size["shortest_edge"] == round(64 / crop_pct)
+
+
+@pytest.mark.parametrize("size", [(300, 200), (150, 260), (64, 64)])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "convnext_tiny.in12k_ft_in1k_384",
+        "vit_base_patch16_clip_384.openai_ft_in12k_in1k",
+        "tf_efficientnetv2_b3.in21k_ft_in1k",
+    ],
+)
+def test_squashed_pixels_are_those_that_timm_gives_the_backbone(backbone, size, tmp_path):
+    told = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(backbone).to_dict())
+    noise = torch.rand(3, 12, 12, generator=torch.Generator().manual_seed(0))
+    picture = to_pil_image(noise).resize(size, Image.Resampling.BICUBIC)
+    assert told["crop_mode"] == "squash"
+    expected = timm.data.create_transform(**told)(picture)
+    model = DEDNForZeroShot(DEDNConfig(**preprocessing_of(backbone), feature_shape=[4, 2, 2]))
+    model.image_processor().save_pretrained(tmp_path)
+    for processor in (model.image_processor(), AutoImageProcessor.from_pretrained(tmp_path)):
+        pixels = processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        assert pixels.shape == expected.shape
+        levels = (pixels - expected).abs() * torch.tensor(told["std"])[:, None, None] * 255
+        assert levels.max() < 2.1 and levels.mean() < 0.05  # Pillow and torchvision round differently
+
+
+def test_every_backbone_says_how_its_pictures_are_cropped(monkeypatch):
+    assert preprocessing_of("convnext_tiny.in12k_ft_in1k_384")["crop_mode"] == "squash"
+    assert preprocessing_of("tf_efficientnet_lite0")["crop_mode"] == "center"
+    assert DEDNConfig().crop_mode == "center"
+    border = timm.models.PretrainedCfg(crop_mode="border")  # of deepseek_vit
+    monkeypatch.setattr(backbone, "timm_config", lambda name: border)
+    assert preprocessing_of("of_a_mode_that_is_not_ours")["crop_mode"] == "center"
+
+
+def test_an_unknown_crop_mode_is_refused():
+    with pytest.raises(ValueError, match="crop_mode is .'border'.; choose from center, squash"):
+        DEDNConfig(crop_mode="border")
+
+
+def test_a_saved_model_still_squashes_pictures(tmp_path):
+    new_model("resnet10t", crop_mode="squash", crop_pct=0.9).save_pretrained(tmp_path)
+    model, processor = DEDNForZeroShot.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)
+    assert model.config.crop_mode == "squash" and (processor.size["height"], processor.size["width"]) == (71, 71)
+    assert processor.to_dict() == model.image_processor().to_dict()
 
 
 def test_a_crop_that_is_given_stays(tmp_path):
