@@ -17,7 +17,7 @@ import torch
 from dedn_hf import __version__
 from dedn_hf.explain.evidence import descending_order
 from dedn_hf.explain.explanation import Explanation
-from dedn_hf.explain.heat import crop_box
+from dedn_hf.explain.heat import crop_of
 from dedn_hf.modeling.pipeline_dedn import open_image
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def explain(
     weights = as_array(model.expert_weights(scores)[:, 0])
     found = Explanation(
         picture=picture,
-        crop=crop_box(picture.width, picture.height, processor.size["shortest_edge"], model.config.image_size),
+        crop=crop_of(model.config, picture),
         table=model.attribute_table,
         experts=tuple(model.config.expert_names),
         expert_weights=weights / weights.sum(),  # in float32 their sum is only nearly 1

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image, ImageFilter
+
+if TYPE_CHECKING:
+    from dedn_hf.modeling.configuration_dedn import DEDNConfig
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 VERMILLION = np.array([213, 94, 0]) / 255  # of Okabe and Ito's palette
 
 
-def crop_box(width: int, height: int, shorter_side: int, crop_size: int) -> Box:
+def crop_box(width: int, height: int, side: int, crop_size: int, squash: bool = False) -> Box:
     """What the image processor keeps of a width x height picture, in its pixels: left, top, right, bottom.
 
-    The processor resizes the shorter side to `shorter_side` and cuts `crop_size` x `crop_size` from the middle. Where
-    the crop is larger, it adds a black border; then the box reaches beyond the picture.
+    The processor resizes the shorter side, or with `squash` both sides, to `side` pixels, and cuts `crop_size` x
+    `crop_size` from the middle. Where the crop is larger, it adds a black border; then the box reaches beyond the
+    picture.
     """
-    longer_side = int(shorter_side * max(width, height) / min(width, height))
-    resized = (shorter_side, longer_side) if width <= height else (longer_side, shorter_side)
+    longer_side = side if squash else int(side * max(width, height) / min(width, height))
+    resized = (side, longer_side) if width <= height else (longer_side, side)
     (left, x_scale), (top, y_scale) = (
         (int((new - crop_size) / 2), old / new) for old, new in zip((width, height), resized, strict=True)
     )
     return left * x_scale, top * y_scale, (left + crop_size) * x_scale, (top + crop_size) * y_scale
+
+
+def crop_of(config: DEDNConfig, picture: Image.Image) -> Box:
+    """What a model's image processor keeps of a picture, see `crop_box`."""
+    squash = config.crop_mode == "squash"
+    return crop_box(picture.width, picture.height, config.resized_side, config.image_size, squash)
 
 
 def place_heat(

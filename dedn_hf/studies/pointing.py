@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dedn_hf.explain.explainer import region_maps_of
-from dedn_hf.explain.heat import Box, crop_box
+from dedn_hf.explain.heat import Box, crop_of
 
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
@@ -155,10 +155,9 @@ def play_pointing_game(
     processor, grid = model.image_processor(), tuple(model.config.feature_shape[1:])
     pixel_values = processor(images=list(pictures), return_tensors="pt")["pixel_values"].to(model.device)
     region_maps = region_maps_of(model, pixel_values).float().cpu().numpy()
-    shorter_side, size = processor.size["shortest_edge"], model.config.image_size
     targets = np.zeros((len(pictures), len(part_names), *grid), dtype=bool)
     for b, (picture, of_picture) in enumerate(zip(pictures, parts, strict=True)):
-        crop = crop_box(picture.width, picture.height, shorter_side, size)
+        crop = crop_of(model.config, picture)
         covered = {name: regions_of(boxes, crop, grid, margin) for name, boxes in of_picture.items()}
         for a, names in enumerate(part_names):
             for name in names:

@@ -16,7 +16,7 @@ from dedn_hf.cli import main
 from dedn_hf.data.shapes import render, shapes_table
 from dedn_hf.explain.explainer import explain
 from dedn_hf.explain.explanation import Explanation
-from dedn_hf.explain.heat import crop_box, place_heat
+from dedn_hf.explain.heat import crop_box, crop_of, place_heat
 from dedn_hf.explain.report import odds
 from dedn_hf.publish.saved import load_model
 from tests.tables import small_table
@@ -44,7 +44,7 @@ def tiny_model(table=None, **config) -> DEDNForZeroShot:
     return with_random_attention(model)
 
 
-def eye(regions: int = 8, image_size: int = 64, crop_pct: float = 1.0, table=None) -> DEDNForZeroShot:
+def eye(regions: int = 8, image_size: int = 64, table=None, **preprocessing) -> DEDNForZeroShot:
     """A model whose features are the mean colours of its regions, so that what is where is known exactly."""
     torch.manual_seed(0)
     table = table or small_table()
@@ -52,7 +52,7 @@ def eye(regions: int = 8, image_size: int = 64, crop_pct: float = 1.0, table=Non
         DEDNConfig(
             feature_shape=[3, regions, regions],
             image_size=image_size,
-            crop_pct=crop_pct,
+            **preprocessing,
             attribute_names=table.attribute_names,
             attribute_groups=table.attribute_groups,
             id2label=dict(enumerate(table.class_names)),
@@ -181,12 +181,14 @@ def test_what_the_image_seems_to_have_is_beside_the_values_of_the_class(explanat
 
 @pytest.mark.parametrize(("width", "height"), [(90, 60), (60, 90), (301, 200), (64, 64), (17, 40)])
 @pytest.mark.parametrize("crop_pct", [1.0, 0.875, 0.5])
-def test_the_crop_box_is_what_the_processor_cuts_out(width, height, crop_pct):
-    processor = eye(crop_pct=crop_pct).image_processor()
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_the_crop_box_is_what_the_processor_cuts_out(width, height, crop_pct, crop_mode):
+    model = eye(crop_pct=crop_pct, crop_mode=crop_mode)
+    processor = model.image_processor()
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     ramps = np.stack([255 * x / width, 255 * y / height, 0 * x], axis=-1).round().astype(np.uint8)
     seen = processor(images=ramps, return_tensors="pt", do_normalize=False)["pixel_values"][0].numpy()
-    left, top, right, bottom = crop_box(width, height, processor.size["shortest_edge"], 64)
+    left, top, right, bottom = crop_of(model.config, Image.fromarray(ramps))
     centres = (np.arange(64) + 0.5) / 64
     inside = slice(4, -4)  # at the border of the picture a smooth resize has nothing to average with
     for ramp, start, end, length in (
@@ -195,6 +197,11 @@ def test_the_crop_box_is_what_the_processor_cuts_out(width, height, crop_pct):
     ):
         found = ramp * length
         assert found[inside] == pytest.approx((start + centres * (end - start))[inside], abs=0.01 * length)
+
+
+def test_of_a_squashed_picture_nothing_is_cut_off_where_the_crop_is_the_whole():
+    assert crop_box(300, 200, 64, 64, squash=True) == (0, 0, 300, 200)
+    assert crop_box(200, 300, 80, 64, squash=True) == (20, 30, 180, 270)
 
 
 def test_a_border_around_a_small_picture_lies_outside_of_it():
@@ -227,6 +234,16 @@ def test_an_object_off_the_centre_of_a_picture_that_is_not_square_is_found_in_it
         outside = np.ones(heat.shape, dtype=bool)
         outside[max(top, 0) : bottom, max(left, 0) : right] = False
         assert outside.any() and not heat[outside].any()
+
+
+@pytest.mark.parametrize(("width", "height", "box"), [(240, 128, (0, 32, 32, 64)), (96, 300, (24, 270, 48, 300))])
+def test_an_object_at_the_edge_of_a_squashed_picture_is_found_in_its_place(width, height, box):
+    explanation = explain(red_finder(crop_mode="squash"), square(width, height, box))
+    assert explanation.crop == (0, 0, width, height)
+    heat = explanation.heat_map("attribute 2", "coarse")
+    y, x = np.indices(heat.shape) + 0.5
+    centre = (heat * x).sum() / heat.sum(), (heat * y).sum() / heat.sum()
+    assert centre == pytest.approx(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), abs=12)
 
 
 def test_heat_maps_follow_the_object_when_it_moves():
