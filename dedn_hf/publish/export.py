@@ -7,7 +7,8 @@ export is compared with the model before its file is kept; a failed one leaves n
 To classify without Python, with any ONNX runtime, read the file's metadata (JSON texts):
 
 1. `preprocessing`: resize the RGB image so that its shorter side has `shortest_edge` pixels (filter `interpolation`),
-   cut `crop_size` x `crop_size` out of its centre, divide by 255, subtract `mean` and divide by `std` (per channel).
+   or to `height` x `width`, whatever its ratio, if these are there instead. Cut `crop_size` x `crop_size` out of its
+   centre, divide by 255, subtract `mean` and divide by `std` (per channel).
 2. Give it as `pixel_values`, float32, B x 3 x crop_size x crop_size. A model without backbone takes `features`.
 3. The largest logit of an image is at the index of its class in `class_names`; `attribute_scores` are in the order of
    `attribute_names`. With classes as an input there are no `class_names`: give `class_attributes` (K x A, float32,
@@ -264,8 +265,9 @@ def metadata(model: DEDNForZeroShot, classes: str) -> dict[str, str]:
         described["class_names"] = [config.id2label[label] for label in range(config.num_labels)]
         described["seen"] = model.seen.tolist()
     if model.backbone is not None:
+        side = config.resized_side
         described["preprocessing"] = {
-            "shortest_edge": model.image_processor().size["shortest_edge"],
+            **({"height": side, "width": side} if config.crop_mode == "squash" else {"shortest_edge": side}),
             "crop_size": config.image_size,
             "interpolation": config.interpolation,
             "mean": list(config.image_mean),

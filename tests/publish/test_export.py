@@ -12,7 +12,7 @@ import torch
 from dedn_hf import AttributeTable, DEDNForZeroShot
 from dedn_hf.cli import main
 from dedn_hf.publish import export, extras, saved
-from dedn_hf.publish.export import export_model, export_onnx, export_program, open_session, quantize_onnx
+from dedn_hf.publish.export import export_model, export_onnx, export_program, metadata, open_session, quantize_onnx
 from dedn_hf.publish.saved import load_model
 from tests.modeling.test_model_loading import random_model
 from tests.tiny_runs import FEATURE_SHAPE, feature_model, image_model, tiny_table
@@ -119,6 +119,13 @@ def test_the_model_itself_stays_as_it_is(tmp_path):
     assert model.training and model.dtype == torch.bfloat16
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert hasattr(model.experts["coarse"], "attribute_embeddings")
+
+
+def test_of_squashed_pictures_the_file_gives_height_and_width():
+    model = image_model(image_size=64, crop_pct=0.9, crop_mode="squash")
+    preprocessing = json.loads(metadata(model, "baked")["preprocessing"])
+    assert (preprocessing["height"], preprocessing["width"], preprocessing["crop_size"]) == (71, 71, 64)
+    assert "shortest_edge" not in preprocessing
 
 
 def test_the_file_says_how_to_use_it_and_nothing_about_this_machine(tmp_path):
