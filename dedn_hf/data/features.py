@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 
 RECORD_EVERY = 32  # batches
 BACKBONE = ("backbone", "backbone_kwargs", "feature_source")  # options of a model that decide on its feature maps
-PREPROCESSING = ("image_size", "image_mean", "image_std", "interpolation", "crop_pct")
+PREPROCESSING = ("image_size", "image_mean", "image_std", "interpolation", "crop_pct", "crop_mode")
+UNSAID = {"crop_mode": "center"}  # what an identity leaves out, as caches from before there was a choice do
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 PARTS = {  # of a cache's identity, in words
     "backbone": "another backbone",
@@ -270,7 +271,7 @@ def identities_of(views: Sequence[View], model: DEDNForZeroShot, precision: str,
     same = {
         "backbone": options_of(model, BACKBONE),
         "weights": weights_hash(model.backbone),
-        "preprocessing": options_of(model, PREPROCESSING),
+        "preprocessing": {k: v for k, v in options_of(model, PREPROCESSING).items() if v != UNSAID.get(k)},
         "feature_shape": list(model.config.feature_shape),
         "dtype": dtype,
         "precision": precision,
@@ -303,7 +304,8 @@ def difference(made: object, wanted: object) -> str:
         return ""
     pairs = {"": (made, wanted)}
     if isinstance(made, dict) and isinstance(wanted, dict):
-        pairs = {name: (made.get(name), wanted.get(name)) for name in {**made, **wanted}}
+        names = {**made, **wanted}
+        pairs = {name: (made.get(name, UNSAID.get(name)), wanted.get(name, UNSAID.get(name))) for name in names}
     texts = [
         f"{name.removeprefix('backbone')} {short_json(a)}, not {short_json(b)}".replace('"', "").strip()
         for name, (a, b) in pairs.items()

@@ -123,8 +123,9 @@ def reproduce(
         raise ValueError(f"tolerance is {tolerance}; it is a difference of scores, from 0 to 1.")
     record = read_record(run_file)
     preset = with_paths({section: dict(record["experiment"][section]) for section in SECTIONS}, data_dir, weights)
-    # Presets once left this out and meant 1; now that is the backbone's own.
+    # Presets once left these out and meant 1 and 'center'; now that is the backbone's own.
     preset["model"].setdefault("crop_pct", part_of(record, "model.config.crop_pct") or 1.0)
+    preset["model"].setdefault("crop_mode", part_of(record, "model.config.crop_mode") or "center")
     settings = TrainingSettings.from_dict(preset["training"])
     if settings.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from dedn_hf import __version__
 from dedn_hf.data.cpu import available_cores
-from dedn_hf.data.features import BACKBONE, PREPROCESSING
+from dedn_hf.data.features import BACKBONE, PREPROCESSING, UNSAID
 from dedn_hf.data.tasks import test_task
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig
@@ -47,7 +47,7 @@ FEATURE_OPTIONS = {
     "training": ("feature_precision", "augmentation", "crop_scale", "jitter"),
 }
 DEFAULTS = {  # where they are not those of DEDNConfig
-    **dict.fromkeys(["image_size", "crop_pct", "num_groups", "backbone_kwargs"]),
+    **dict.fromkeys(["image_size", "crop_pct", "crop_mode", "num_groups", "backbone_kwargs"]),
     "pretrained": True,
     "groups": "given",
 }
@@ -246,7 +246,9 @@ def features_folder(folder: Path | None, preset: dict, base: dict) -> Path | Non
     """`folder` for features as of the base preset, a subfolder for others."""
 
     def relevant(of: dict) -> list:
-        values = [of[section].get(key) for section, keys in FEATURE_OPTIONS.items() for key in keys]
+        options = [(of[section], key) for section, keys in FEATURE_OPTIONS.items() for key in keys]
+        # Where nothing is said of `UNSAID`, folders are called as before there was something to say.
+        values = [part.get(key) for part, key in options if key in part or key not in UNSAID]
         pretrained = of["model"].get("pretrained", True)
         start = pretrained or of["training"].get("seed", 0)  # a random backbone is another one for every seed
         return [*values, start, of["data"]]

@@ -236,6 +236,7 @@ OTHERS = {
     ),
     "stage": ({"feature_source": "head"}, "another backbone: feature_source stage, not head"),
     "weights": ({"seed": 1}, "made with other weights of the backbone. Give"),
+    "squashed": ({"crop_mode": "squash"}, "prepared in another way: crop_mode center, not squash. Give"),
     "size": ({"image_size": 96}, "prepared in another way: image_size 64, not 96; maps of another size"),
 }
 
@@ -248,6 +249,20 @@ def test_a_cache_of_another_model_is_refused_in_words_with_what_to_do(images, tm
         open_cache(tmp_path / "cache", images, seeded_model(**changes))
     assert "Give another folder for the new one, or delete this one" in str(refused.value)
     assert "another backbone" not in str(refused.value) or "weights" not in str(refused.value)
+
+
+def test_a_cache_of_squashed_pictures_is_refused_for_others(images, tmp_path):
+    open_cache(tmp_path / "cache", images, seeded_model(crop_mode="squash"))
+    with pytest.raises(ValueError, match="crop_mode squash, not center"):
+        open_cache(tmp_path / "cache", images)
+
+
+def test_a_cache_from_before_pictures_could_be_squashed_is_still_read(images, tmp_path, ran):
+    identity = open_cache(tmp_path / "cache", images).identity
+    assert set(identity["preprocessing"]) == {"image_size", "image_mean", "image_std", "interpolation", "crop_pct"}
+    ran.clear()
+    open_cache(tmp_path / "cache", images)
+    assert not ran
 
 
 def test_a_cache_of_another_precision_or_view_is_refused(images, tmp_path):

@@ -14,6 +14,8 @@ from accelerate.state import AcceleratorState, GradientState
 import dedn_hf.modeling
 from dedn_hf.cli import main
 from dedn_hf.data import load
+from dedn_hf.modeling import modeling_dedn
+from dedn_hf.modeling.backbone import preprocessing_of
 from dedn_hf.studies.reproduction import with_paths
 from dedn_hf.training.experiment import Experiment, compute_deterministically, new_model, run
 from dedn_hf.training.record import code_hash, data_fingerprint
@@ -107,6 +109,15 @@ def test_a_run_on_cached_features_is_reproduced_without_its_cache(data_dir, tmp_
 def test_a_preset_that_meant_the_whole_picture_by_saying_nothing_still_means_it(data_dir, tmp_path, capsys):
     record = train(data_dir, tmp_path / "run", crop_pct=1.0)
     del record["experiment"]["model"]["crop_pct"]
+    assert reproduced(record, tmp_path, "--data-dir", data_dir) == 0
+    assert "to the last bit" in capsys.readouterr().out
+
+
+def test_a_run_from_before_pictures_were_squashed_is_repeated_without(data_dir, tmp_path, capsys, monkeypatch):
+    record = train(data_dir, tmp_path / "run")
+    del record["model"]["config"]["crop_mode"]
+    own = {**preprocessing_of(MODEL["backbone"]), "crop_mode": "squash"}
+    monkeypatch.setattr(modeling_dedn, "preprocessing_of", lambda name: own)
     assert reproduced(record, tmp_path, "--data-dir", data_dir) == 0
     assert "to the last bit" in capsys.readouterr().out
 

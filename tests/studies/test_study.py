@@ -123,6 +123,7 @@ def test_what_is_done_is_not_done_again_and_shared_between_studies(config, tmp_p
         "model.margin=0.5",
         "model.coarse_weight=0.25",
         "model.crop_pct=1.0",  # without it, the backbone's own
+        "model.crop_mode=center",
         "data",
         "select",
     ],
@@ -180,6 +181,7 @@ def test_variants_of_other_features_have_caches_of_their_own(config, tmp_path):
         ("image_std", [0.5, 0.5, 0.5], [0.4, 0.5, 0.5]),
         ("interpolation", "bicubic", "bilinear"),
         ("crop_pct", 1.0, 0.875),
+        ("crop_mode", "center", "squash"),
     ],
 )
 def test_whatever_changes_features_has_a_cache_of_its_own(config, tmp_path, option, first, second):
