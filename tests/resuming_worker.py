@@ -37,14 +37,18 @@ def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
     return accelerator.get_state_dict(model), [epoch["loss"] for epoch in history.epochs]
 
 
+SHARDED = not torch.__version__.startswith("2.9.")  # which loses the optimizer's state; `fit` refuses to go on then
+
+
 def each_kind(accelerator: Accelerator, act: Callable[[str, Callable], None]) -> None:
     """Call `act` with a training on features, one on images, and one with a sharded model."""
     act("features", on_features)
     accelerator.free_memory()
     act("images", on_images)
     accelerator.free_memory()
-    shard(accelerator)
-    act("sharded", on_images)
+    if SHARDED:
+        shard(accelerator)
+        act("sharded", on_images)
 
 
 def one_process_first(accelerator: Accelerator, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedType, send_to_device
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -83,6 +83,7 @@ def fit(
     path = Path(folder) / f"checkpoint-{task.name}"
     checkpoint = Checkpoint(accelerator, path, settings, identity, training.extra_states())
     progress = checkpoint.resume()
+    require_restored(training, progress)
     if skip_steps := getattr(bar, "skip_steps", None):  # tqdm has none: its bars are of one epoch
         skip_steps(len(progress.epochs) * len(training.batches))
     with StopSignals(accelerator, enabled=settings.checkpoint_every > 0) as stop, explained_worker_death():
@@ -113,6 +114,16 @@ def fit(
     if training.average:
         accelerator.unwrap_model(training.model).load_state_dict(training.average.module.state_dict())
     return progress
+
+
+def require_restored(training: Training, progress: Progress) -> None:
+    """Raise ValueError where torch and accelerate have lost what the optimizer knew, as torch 2.9 does with FSDP."""
+    sharded = training.accelerator.distributed_type == DistributedType.FSDP
+    if sharded and (progress.epochs or progress.step) and not training.optimizer.state:
+        raise ValueError(
+            f"torch {torch.__version__} has not restored the state of the optimizer with FSDP. Go on with a newer "
+            "torch, or start again in another output folder."
+        )
 
 
 @dataclass
