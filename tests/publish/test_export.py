@@ -214,7 +214,7 @@ def test_torch_export_takes_the_model_as_it_is(attention):
     program = torch.export.export(model, (), kwargs=inputs, dynamic_shapes=dynamic)
     for batch in (1, 3):
         inputs = inputs_of(model, batch)
-        assert torch.equal(program.module()(**inputs).logits, model(**inputs).logits)
+        torch.testing.assert_close(program.module()(**inputs).logits, model(**inputs).logits, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -296,9 +296,11 @@ def test_the_command_exports_into_the_folder_of_the_model(format, name, tmp_path
     image_model().save_pretrained(tmp_path)
     assert main(["export", str(tmp_path), "--format", format]) == 0
     assert (tmp_path / name).is_file()
-    told = capsys.readouterr().out
+    *before, told = capsys.readouterr().out.splitlines()
     assert str(tmp_path / name) in told and "same best class" in told
-    assert len(told.splitlines()) == 1
+    assert not [
+        line for line in before if "general pattern rewrite rules" not in line
+    ]  # of older releases of onnxscript
 
 
 @pytest.mark.parametrize("format", ["onnx", "onnx-int8", "torch"])

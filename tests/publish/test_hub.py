@@ -437,6 +437,10 @@ def test_a_name_that_cannot_be_is_refused(name, hub, folder, capsys):
 # Broken connections --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(
+    huggingface_hub.__version__.startswith("1.3."),
+    reason="it does not try again by itself; the message says what to do",
+)
 def test_an_upload_that_breaks_off_is_finished_within_the_same_push(hub, folder, waits):
     hub.go_wrong("PUT /lfs/", times=2)
     push_model(folder, "ada/bird")
