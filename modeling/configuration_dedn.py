@@ -243,7 +243,8 @@ class DEDNConfig(PreTrainedConfig):
             raise ValueError("Give min_confidence or precision, not both: the precision decides on the confidence.")
         for name, value in (("min_confidence", min_confidence), ("precision", precision)):
             if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it lies between 0 and 1.")
+                hint = f" Did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+                raise ValueError(f"{name} is {value:g}; it lies between 0 and 1.{hint}")
         return min_confidence if precision is None else self.probability_for(precision)
 
     @property

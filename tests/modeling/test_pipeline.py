@@ -196,6 +196,7 @@ def test_a_precision_stands_for_the_confidence_that_was_chosen_for_it(classify, 
         ({"min_confidence": 0.5, "precision": 0.9}, "not both"),
         ({"min_confidence": 1.5}, "min_confidence is 1.5; it lies between 0 and 1"),
         ({"precision": -1}, "precision is -1; it lies between 0 and 1"),
+        ({"precision": 95}, "precision is 95; it lies between 0 and 1. Did you mean 0.95?"),
     ],
 )
 def test_a_confidence_that_makes_no_sense_is_refused(parameters, message, classify):
