@@ -1,7 +1,7 @@
 # make quickstart   install the package into .venv, and run examples/quickstart.py
 # make test         install the package with the extra `test` into .venv, then lint, check the format and run the tests
 # make test-oldest  run the tests with the oldest versions that are supported, in .venv-oldest
-# make test-gpu    run the tests that need a GPU
+# make test-gpu     run the tests that need a GPU
 # make cards        write model_cards/*.md anew, from the records in docs/runs
 # make space        install the extra `space`, and start the app of examples/space with the quickstart's model
 # make bench        run the benchmarks (see benchmarks/README.md), best on a machine that does nothing else

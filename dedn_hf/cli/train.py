@@ -237,7 +237,7 @@ def labelled_data(data: dict, labels: str, old_photos: str | None, start: str | 
 
 def warn_of_forgetting(splits: datasets.DatasetDict, table: AttributeTable, start: str) -> None:
     """Say which classes the model has learned and has no photos of now, and what becomes of them."""
-    from dedn_hf.data.base import abbreviate
+    from dedn_hf.data.catalog import abbreviate
 
     pictured = set(splits["train"]["label"][:])
     forgotten = [name for k, name in enumerate(table.class_names) if table.seen[k] and k not in pictured]

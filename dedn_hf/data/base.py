@@ -14,8 +14,15 @@ from typing import Any
 
 import datasets
 
-from dedn_hf.data.catalog import Catalog, Image, contents, is_unusual, require_validation_classes, undecodable
-from dedn_hf.data.catalog import abbreviate as abbreviate
+from dedn_hf.data.catalog import (
+    Catalog,
+    Image,
+    abbreviate,
+    contents,
+    is_unusual,
+    require_validation_classes,
+    undecodable,
+)
 from dedn_hf.data.privacy import without_metadata
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
 

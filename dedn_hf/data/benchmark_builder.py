@@ -7,9 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from dedn_hf.data.base import ZeroShotBuilder, abbreviate
+from dedn_hf.data.base import ZeroShotBuilder
 from dedn_hf.data.benchmarks import attribute_table, image_list
-from dedn_hf.data.catalog import Catalog, assign_portions, file_stamps, with_validation_classes
+from dedn_hf.data.catalog import Catalog, abbreviate, assign_portions, file_stamps, with_validation_classes
 from dedn_hf.modeling.attribute_table import AttributeTable
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dedn_hf.data.base import abbreviate
-from dedn_hf.data.catalog import SPLITS
+from dedn_hf.data.catalog import SPLITS, abbreviate
 
 if TYPE_CHECKING:
     from dedn_hf.data.base import ZeroShotBuilder

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dedn_hf.data.base import abbreviate
-from dedn_hf.data.catalog import Catalog, assign_portions, stamp, with_validation_classes
+from dedn_hf.data.catalog import Catalog, abbreviate, assign_portions, stamp, with_validation_classes
 from dedn_hf.data.own_photos import TableReader, require_described, require_share, split_photos, warn_same_photos
 from dedn_hf.data.photos import (
     FILE_COLUMNS,

@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dedn_hf.data.base import abbreviate
-from dedn_hf.data.catalog import Catalog, assign_portions, hold_out, stamp, with_validation_classes
+from dedn_hf.data.catalog import Catalog, abbreviate, assign_portions, hold_out, stamp, with_validation_classes
 from dedn_hf.data.photos import Photos, find_photos, readable
 from dedn_hf.data.stored import is_dataset, stored_photos
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names, read_groups

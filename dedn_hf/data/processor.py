@@ -42,10 +42,10 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def at_full_speed(model: DEDNForZeroShot) -> Iterator[None]:
-    """Within `with`, a model in evaluation mode is channels-last, which is faster for convolutions, its backbone does
-    without batch normalisation (see `folded_batch_norm`), and freed memory is kept.
+    """Within `with`, the model computes as fast as this processor can; sums are added up in another order.
 
-    Sums are added up in another order, which changes the last digits.
+    It is channels-last, which is faster for convolutions, and freed memory is kept. In evaluation mode, its backbone
+    does without batch normalisation, see `folded_batch_norm`.
     """
     keep_freed_memory()
     settle_threads()
@@ -72,8 +72,8 @@ def faster_precision(model: DEDNForZeroShot) -> str:
     """'bfloat16' where the device has instructions for it and a few pictures are faster in it, else 'float32'."""
     if not computes_bfloat16(model.device):
         return "float32"
-    with at_full_speed(model):
-        seconds = {precision: seconds_of(model.eval(), precision) for precision in ("float32", "bfloat16")}
+    with at_full_speed(model.eval()):
+        seconds = {precision: seconds_of(model, precision) for precision in ("float32", "bfloat16")}
     return min(seconds, key=seconds.__getitem__)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import datasets
 
-from dedn_hf.data.base import ZeroShotBuilder, abbreviate
-from dedn_hf.data.catalog import Catalog, assign_portions, stamp
+from dedn_hf.data.base import ZeroShotBuilder
+from dedn_hf.data.catalog import Catalog, abbreviate, assign_portions, stamp
 from dedn_hf.data.existing import StoredImages
 from dedn_hf.data.own_photos import require_share, split_photos, warn_same_photos
 from dedn_hf.data.photos import Photos, find_photos

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.metrics.scores import SCORES, chance, harmonic_mean, percent
 from dedn_hf.studies.baselines import folds_of
 from dedn_hf.studies.pooled import PooledPhotos

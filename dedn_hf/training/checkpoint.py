@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, set_seed
 from safetensors import SafetensorError
 
-from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.data.features import short_json
 from dedn_hf.modeling.saving import sync
 from dedn_hf.training.settings import TrainingSettings

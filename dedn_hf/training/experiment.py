@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from dedn_hf.classify.from_photos import PHOTO_SCORES, reference_scores
-from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.data.features import FeatureCache, View, open_views
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task, fold_tasks, test_task, validation_task

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.data.processor import keep_freed_memory, warn_of_emulation
 from dedn_hf.data.sampling import Batches
 from dedn_hf.data.threads import settle_threads

@@ -14,7 +14,7 @@ import datasets
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from dedn_hf.data.base import abbreviate
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.data.loading import RECORD_FILE, load
 from dedn_hf.data.tasks import Task, evaluation_task, validation_task
 from dedn_hf.data.testing import photos_to_test
