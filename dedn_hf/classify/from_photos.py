@@ -149,9 +149,9 @@ def reference_scores(
         data: photos that the model was trained on, as batches for evaluation, with `__getitems__`. labels: one index
             into the classes of `table` for each of them.
     """
-    of, draw, names, means = np.asarray(labels), random.Random(0), [], []
-    for label in np.unique(of).tolist():
-        rows = np.flatnonzero(of == label).tolist()
+    classes, draw, names, means = np.asarray(labels), random.Random(0), [], []
+    for label in np.unique(classes).tolist():
+        rows = np.flatnonzero(classes == label).tolist()
         rows = sorted(draw.sample(rows, min(PER_CLASS, len(rows))))
         names.append(table.class_names[label])
         means.append(scores_of_batch(model, data.__getitems__(rows)).mean(axis=0))

@@ -8,15 +8,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import datasets
 
 from dedn_hf.data.catalog import contents
 from dedn_hf.data.photos import LABEL_COLUMNS, LISTS, SPLIT_FOLDERS, Match, Photo, Photos, column_of
-
-if TYPE_CHECKING:
-    pass
 
 
 class StoredPhotos(NamedTuple):

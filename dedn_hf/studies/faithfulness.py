@@ -159,8 +159,8 @@ def balanced_sample(labels: Sequence[int], per_class: int, seed: int = 0) -> lis
     """
     if per_class < 1:
         raise ValueError(f"per_class is {per_class}; take 1 or more.")
-    rng, of = np.random.default_rng(seed), np.asarray(labels)
-    chosen = [rng.permutation(np.flatnonzero(of == label))[:per_class] for label in np.unique(of)]
+    rng, classes = np.random.default_rng(seed), np.asarray(labels)
+    chosen = [rng.permutation(np.flatnonzero(classes == label))[:per_class] for label in np.unique(classes)]
     return sorted(np.concatenate(chosen).tolist())
 
 
