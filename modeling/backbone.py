@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import timm
 import torch
@@ -359,6 +360,21 @@ def timm_config(name: str) -> timm.models.PretrainedCfg:
         return timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         return timm.models.PretrainedCfg(**timm.create_model(name).pretrained_cfg)
+
+
+def architecture_of(name: str) -> tuple[str, dict]:
+    """The name that timm itself has for a model, and the arguments that make it so.
+
+    Those of 'hf-hub:…' and 'local-dir:…' are read there: a saved model can then be made again without that place.
+    """
+    source, _, place = name.partition(":")
+    if not place:
+        return name, {}
+    if source == "local-dir":
+        made = json.loads(Path(place, "config.json").read_text(encoding="utf-8"))
+        return made["architecture"], made.get("model_args") or {}
+    _, architecture, arguments = timm.models.load_model_config_from_hf(place)
+    return architecture, arguments or {}
 
 
 def preprocessing_of(name: str) -> dict:

@@ -23,7 +23,14 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, can_return_tuple
 
 from .attribute_table import AttributeTable, group_attributes
-from .backbone import Backbone, create_body, offloaded_weights_loaded, preprocessing_of, size_arguments
+from .backbone import (
+    Backbone,
+    architecture_of,
+    create_body,
+    offloaded_weights_loaded,
+    preprocessing_of,
+    size_arguments,
+)
 from .configuration_dedn import CUSTOM_PIPELINES, DEDNConfig
 from .experts import (
     Expert,
@@ -178,16 +185,18 @@ class DEDNForZeroShot(DEDNPreTrainedModel):
         body = None
         if backbone is not None:
             preprocessing, sizes = preprocessing_of(backbone), size_arguments(backbone, image_size)
+            architecture, arguments = architecture_of(backbone)
             config = {
                 **preprocessing,
                 **config,
-                "backbone": backbone,
-                "backbone_kwargs": {**sizes, **(backbone_kwargs or {})},
+                "backbone": architecture,
+                "backbone_kwargs": {**arguments, **sizes, **(backbone_kwargs or {})},
             }
             config["image_size"] = image_size or preprocessing["image_size"]
-            extractor = Backbone(backbone, config.get("feature_source", "stage"), **config["backbone_kwargs"])
+            extractor = Backbone(architecture, config.get("feature_source", "stage"), **config["backbone_kwargs"])
             if pretrained:
-                extractor.body = create_body(**{**extractor.recipe, "pretrained": pretrained})
+                source = backbone if pretrained is True else architecture
+                extractor.body = create_body(**{**extractor.recipe, "name": source, "pretrained": pretrained})
             body, shape = extractor.body, extractor.feature_shape(config["image_size"])
             _settle(config, {"feature_shape": shape}, f"{backbone} with images of {config['image_size']} pixels")
         model = cls(DEDNConfig(**config))

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import shutil
 
 import pytest
 import timm
@@ -357,3 +358,16 @@ def test_a_backbone_of_a_folder_is_given_pictures_as_that_folder_says(network, t
     assert (c.image_mean, c.image_std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     assert (c.crop_pct, c.image_size, c.interpolation) == (0.8, 96, "bilinear")
     assert torch.equal(model.backbone.body.state_dict()["conv1.0.weight"], network.state_dict()["conv1.0.weight"])
+
+
+def test_a_model_whose_backbone_came_from_a_folder_loads_without_that_folder(network, tmp_path):
+    source = tmp_path / "timm"
+    arguments = {"model_args": {"drop_path_rate": 0.1}, "pretrained_cfg": {"input_size": (3, 64, 64)}}
+    timm.models.save_for_hf(network, source, model_config={"num_classes": 3, **arguments})
+    model = new_model(f"local-dir:{source}", None, pretrained=True)
+    model.save_pretrained(tmp_path / "model")
+    shutil.rmtree(source)
+    loaded = DEDNForZeroShot.from_pretrained(tmp_path / "model")
+    assert loaded.config.backbone == "test_resnet" and loaded.config.backbone_kwargs["drop_path_rate"] == 0.1
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(loaded(images).logits, model.eval()(images).logits)
