@@ -42,8 +42,8 @@ def create_body(name: str, feature_source: str = "stage", pretrained: bool | str
         if not pretrained:
             raise
         raise OSError(
-            f"The weights of {name} could not be downloaded. Give a file that holds them (--weights FILE, or "
-            f"pretrained=FILE), or take random ones (pretrained=False). The Hub's client says: {error}"
+            f"The weights of {name} could not be downloaded. Give a file that holds them: --weights FILE, in Python "
+            f"pretrained=FILE. (pretrained=False takes random ones.) The Hub's client says: {error}"
         ) from error
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(

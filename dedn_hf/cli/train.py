@@ -125,19 +125,25 @@ def said_once() -> Iterator[None]:
 
 @contextmanager
 def nothing_said_twice() -> Iterator[None]:
-    """Within `with`, no warnings about photos and table, which the check has given, and no bars but one for all."""
+    """Within `with`, no warnings about photos and table, which the check has given, and no bars but one for all.
+
+    Nor a line for each time that a download is tried again: if it fails in the end, the error says so.
+    """
     import datasets
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     data, bars = logging.getLogger("dedn_hf.data"), not datasets.are_progress_bars_disabled()
-    before = data.level
+    before, hub_before = data.level, hub_logging.get_verbosity()
     data.setLevel(logging.ERROR)
+    hub_logging.set_verbosity_error()
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         data.setLevel(before)
+        hub_logging.set_verbosity(hub_before)
         transformers_logging.enable_progress_bar()
         if bars:
             datasets.enable_progress_bars()
@@ -252,14 +258,14 @@ def warn_of_forgetting(splits: datasets.DatasetDict, table: AttributeTable, star
 def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Accelerator) -> Any:
     """Say what will be done and about how long it takes; the progress bar for all of it."""
     from dedn_hf.data.tasks import fold_tasks
-    from dedn_hf.training.experiment import new_model
+    from dedn_hf.training.experiment import new_model, pictures_to_compute
     from dedn_hf.training.plan import JointBar, measure, plan_of
 
     splits, table = experiment.load(False)
     model = new_model(experiment, table, settings).to(accelerator.device)
     trainings = len(fold_tasks(splits, table, settings.folds)) if settings.folds else 0
-    seconds = measure(model, splits["train"], settings)
-    plan = plan_of(splits, settings, trainings, seconds, model.config.flip_test)
+    passes, seconds = pictures_to_compute(experiment, model, settings), measure(model, splits["train"], settings)
+    plan = plan_of(splits, settings, trainings, passes, seconds, model.config.flip_test)
     if accelerator.is_main_process:
         print(f"\nTraining on {accelerator.device.type.upper()} with {model.config.backbone}:")
         print(f"  {describe_classes(table)}")
@@ -281,18 +287,16 @@ def describe_classes(table: AttributeTable) -> str:
 def report(record: dict, out: str, photos: str | None) -> None:
     """The scores, with what guessing would give, and what to type next."""
     from dedn_hf.metrics.scores import SCORES, chance, percent
+    from dedn_hf.publish.evaluation import EXPLAINED
 
     results, unseen = record["results"], record["data"]["classes"]["unseen"]
     guessing = chance(sum(record["data"]["classes"].values()) - unseen, unseen)
-    print(f"{record['protocol']}\nepoch {results['epoch']}: ", end="")
-    print("  ".join(f"{key} {percent(results[key])}" for key in SCORES))
-    for key, meaning in (
-        ("T1", "photos of classes it never saw, among these classes"),
-        ("U", "the same photos, among all classes"),
-        ("S", "new photos of classes it has learned, among all classes"),
-    ):
-        if results[key] is not None:
-            print(f"  {percent(results[key]):>5} % right: {meaning} (guessing: {percent(guessing[key])} %)")
+    print(f"After epoch {results['epoch']}, on photos that were not trained on, % right and what guessing gives:")
+    for key in SCORES:
+        by_chance = "" if results[key] is None else percent(guessing[key])
+        print(f"  {key:6}{percent(results[key]):>10}{by_chance:>7}   {EXPLAINED[key]}")
+    if not photos:
+        print(f"Protocol: {record['protocol']}.")
     print(f"The model and its card are in {out}. Next:")
     if photos:
         print(f"  dedn evaluate {out} {photos}")

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from dedn_hf.classify.from_photos import PHOTO_SCORES, reference_scores
 from dedn_hf.data.catalog import abbreviate
-from dedn_hf.data.features import FeatureCache, View, open_views
+from dedn_hf.data.features import FeatureCache, View, image_hashes, missing_views, open_views
 from dedn_hf.data.loading import load
 from dedn_hf.data.tasks import Inputs, Task, fold_tasks, test_task, validation_task
 from dedn_hf.data.transforms import evaluation_transform, training_transform
@@ -345,20 +345,33 @@ def open_caches(
     """
     if experiment.features is None:
         return []
+    views, images = views_of(experiment, model, settings)
+    precision, workers = settings.feature_precision, settings.num_workers
+    model.to(accelerator.device)
+    with accelerator.main_process_first():
+        return open_views(views, model, images, precision, num_workers=workers, bar=experiment.bar)
+
+
+def pictures_to_compute(experiment: Experiment, model: DEDNForZeroShot, settings: TrainingSettings) -> int:
+    """How many pictures have still to go through the backbone, before all features are there."""
+    views, images = views_of(experiment, model, settings)
+    return sum(map(len, missing_views(views, image_hashes(images))))
+
+
+def views_of(
+    experiment: Experiment, model: DEDNForZeroShot, settings: TrainingSettings
+) -> tuple[list[View], datasets.Dataset]:
+    """The views whose features a training uses, each with its folder, and all images, those of 'train' first."""
     splits, _ = experiment.load(False)
-    training = range(len(splits["train"]))  # they come first
     ordered = [splits["train"], *(split for name, split in splits.items() if name != "train")]
-    everything = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in ordered])
+    images = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in ordered])
     views = [View(experiment.features)]
     if model.config.flip_test:
         views.append(View(experiment.features / "mirrored", {"mirrored": True}))
     for view in range(1, settings.feature_views):
         options = {"view": view, **augmentation_of(settings)}
-        views.append(View(experiment.features / f"view-{view}", options, only=training))
-    precision, workers = settings.feature_precision, settings.num_workers
-    model.to(accelerator.device)
-    with accelerator.main_process_first():
-        return open_views(views, model, everything, precision, num_workers=workers, bar=experiment.bar)
+        views.append(View(experiment.features / f"view-{view}", options, only=range(len(splits["train"]))))
+    return views, images
 
 
 def inputs_of(task: Task, model: DEDNForZeroShot, settings: TrainingSettings, caches: list[FeatureCache]) -> Inputs:

@@ -51,19 +51,29 @@ class Plan:
     def describe(self) -> list[str]:
         """What will be done, a line each."""
         seconds = self.seconds
+        features = f"{self.photos:,} passes through the backbone, {duration(seconds['features'])}"
         return [
-            f"features of the photos   {self.photos:,} passes through the backbone, {duration(seconds['features'])}",
+            f"features of the photos   {features if self.photos else 'are there'}",
             f"training                 {self.steps:,} steps at most, {duration(seconds['training'])}",
             f"in all                   {duration(sum(seconds.values()))}",
         ]
 
 
 def plan_of(
-    splits: datasets.DatasetDict, settings: TrainingSettings, trainings: int, seconds: dict[str, float], flip: bool
+    splits: datasets.DatasetDict,
+    settings: TrainingSettings,
+    trainings: int,
+    passes: int,
+    seconds: dict[str, float],
+    flip: bool,
 ) -> Plan:
-    """What the settings ask for. trainings: those on folds. seconds: as `measure` gives them."""
+    """What the settings ask for.
+
+    Args:
+        trainings: those on folds. passes: pictures that have to go through the backbone. seconds: as `measure` gives
+            them. flip: whether mirror images are scored, too.
+    """
     train, everything = len(splits["train"]), sum(map(len, splits.values()))
-    passes = everything * (2 if flip else 1) + train * (settings.feature_views - 1)
     held_out = train // 4  # about a fifth of the classes, and a fifth of the photos of the others
     epochs = settings.epochs * trainings
     evaluations = settings.epochs // settings.evaluate_every * trainings

@@ -115,11 +115,13 @@ def test_a_stopped_training_goes_on_with_the_same_command(birds, weights, monkey
     assert json.loads((birds / "model" / "run.json").read_text())["time"]["resumed"]
 
 
-def test_photos_that_arrive_later_make_a_described_class_a_seen_one(birds, weights):
+def test_photos_that_arrive_later_make_a_described_class_a_seen_one(birds, weights, capsys):
     assert train(birds, weights) == 0
     before = DEDNForZeroShot.from_pretrained(birds / "model")
     write_folder(birds / "photos", {"hoopoe": 6})
+    capsys.readouterr()
     assert train(birds, weights, "--start-from", str(birds / "model"), out="second", epochs=1) == 0
+    assert "features of the photos   are there" in capsys.readouterr().out  # all classes have the same photos
     after = DEDNForZeroShot.from_pretrained(birds / "second")
     seen = dict(zip(after.attribute_table.class_names, after.seen.tolist(), strict=True))
     assert seen["hoopoe"] and not seen["snow owl"]
@@ -289,8 +291,7 @@ SECONDS = {"seconds_per_photo": 0.1, "seconds_per_step": 0.5, "seconds_per_test"
 def test_the_plan_counts_passes_and_steps():
     splits = {"train": range(100), "test_seen": range(20), "test_unseen": range(30)}
     settings = TrainingSettings(epochs=4, batch_size=25, evaluate_every=2, feature_views=3, augmentation="flip")
-    plan = plan_of(splits, settings, trainings=2, seconds=SECONDS, flip=True)
-    assert plan.photos == 2 * 150 + 2 * 100
+    plan = plan_of(splits, settings, trainings=2, passes=500, seconds=SECONDS, flip=True)
     assert plan.steps == 2 * 4 * (75 // 25) + 4 * (100 // 25)
     assert plan.tested == 2 * (2 * 2 * 25 + 50)
     assert plan.seconds["features"] == pytest.approx(50)
@@ -319,6 +320,11 @@ def test_the_time_left_counts_neither_features_that_were_there_nor_steps_before_
     assert bar.bar.total - bar.bar.n == pytest.approx(bar.step)  # one step is left, and one took half a minute
     assert bar.bar.format_meter(**bar.bar.format_dict).endswith("about 00:30 left")
     bar.close()
+
+
+def test_features_that_are_there_take_no_time():
+    plan = Plan(photos=0, steps=4, tested=0, **SECONDS)
+    assert plan.describe()[0].endswith("are there") and plan.seconds["features"] == 0
 
 
 @pytest.mark.parametrize(
