@@ -262,6 +262,9 @@ def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Ac
     from dedn_hf.training.plan import JointBar, measure, plan_of
 
     splits, table = experiment.load(False)
+    wanted = experiment.describe["model"]
+    if wanted.get("pretrained") is True and accelerator.is_main_process:
+        print(f"\nLoading {wanted['backbone']}; its weights are downloaded the first time.", flush=True)
     model = new_model(experiment, table, settings).to(accelerator.device)
     trainings = len(fold_tasks(splits, table, settings.folds)) if settings.folds else 0
     passes, seconds = pictures_to_compute(experiment, model, settings), measure(model, splits["train"], settings)
