@@ -412,9 +412,9 @@ def group_attributes(
         return ["all"] * table.num_attributes
     if method == "given":
         return table.attribute_groups or ["all"] * table.num_attributes
-    if method == "embeddings" and table.attribute_embeddings is None:
-        raise ValueError("groups='embeddings' needs attribute embeddings, and the attribute table has none.")
     points = table.attribute_embeddings if method == "embeddings" else table.class_attributes[table.seen].T
+    if points is None:
+        raise ValueError("groups='embeddings' needs attribute embeddings, and the attribute table has none.")
     return _k_means(points, num_groups or len(set(table.attribute_groups or [])) or 4, seed)
 
 

@@ -300,8 +300,9 @@ class Backbone(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory, where timm supports it for this model."""
-        target = self.body if hasattr(self.body, "set_grad_checkpointing") else getattr(self.body, "model", None)
-        if not hasattr(target, "set_grad_checkpointing"):
+        networks = (self.body, getattr(self.body, "model", None))
+        target = next((network for network in networks if hasattr(network, "set_grad_checkpointing")), None)
+        if target is None:
             raise ValueError(f"timm's {self.recipe['name']} does not support gradient checkpointing.")
         target.set_grad_checkpointing(enable)
         for module in self.body.children():  # older timm computes an activation again too, from its overwritten input

@@ -107,6 +107,9 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
     experiment = Experiment.from_preset(preset, features)
     with nothing_said_twice() if own else nullcontext():
         if own:
+            if preset["model"].get("pretrained") is True and accelerator.is_main_process:
+                name = preset["model"]["backbone"]
+                print(f"\nLoading {name}, whose weights are downloaded the first time.", flush=True)
             experiment.bar = announce(experiment, settings, accelerator)
         record = run(experiment, settings, out, accelerator)
     accelerator.end_training()
@@ -196,7 +199,7 @@ def own_preset(out: str, photos: str, traits: str | list[str] | None = None, **g
         run_check(photos, traits, **{name: given[name] for name in READING if name in given})
     with nothing_said_twice():
         splits, table = load(**data)
-    if data.get("like"):
+    if start and data.get("like"):
         warn_of_forgetting(splits, table, start)
     preset = automatic_preset(
         data,
@@ -227,7 +230,7 @@ def labelled_data(data: dict, labels: str, old_photos: str | None, start: str | 
 
     if data["csv"] is None and start is None:
         raise ValueError("Give --traits FILE, the table that describes the classes, or --start-from MODEL.")
-    options = {"labels": labels, "old_photos": old_photos, "like": start}
+    options: dict[str, Any] = {"labels": labels, "old_photos": old_photos, "like": start}
     reading = {key: value for key, value in data.items() if key != "name"}
     with nothing_said_twice():
         found = read_labelled(**reading, **options)
@@ -262,9 +265,6 @@ def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Ac
     from dedn_hf.training.plan import JointBar, measure, plan_of
 
     splits, table = experiment.load(False)
-    wanted = experiment.describe["model"]
-    if wanted.get("pretrained") is True and accelerator.is_main_process:
-        print(f"\nLoading {wanted['backbone']}; its weights are downloaded the first time.", flush=True)
     model = new_model(experiment, table, settings).to(accelerator.device)
     trainings = len(fold_tasks(splits, table, settings.folds)) if settings.folds else 0
     passes, seconds = pictures_to_compute(experiment, model, settings), measure(model, splits["train"], settings)

@@ -139,10 +139,13 @@ class FixedViews(Dataset):
     def _views_of(self, picture: PIL.Image.Image, content: str, kinds: Sequence[int]) -> Iterator[torch.Tensor]:
         plain = self.plain(picture) if set(kinds) - set(self.augmented) else None
         for kind in kinds:
-            if kind in self.augmented:
-                yield seeded(self.augmented[kind], picture, seed_of(content, self.views[kind]["view"]))
+            options = self.views[kind]
+            if options is None:
+                yield plain
+            elif kind in self.augmented:
+                yield seeded(self.augmented[kind], picture, seed_of(content, options["view"]))
             else:
-                yield plain if self.views[kind] is None else v2.functional.horizontal_flip(plain)
+                yield v2.functional.horizontal_flip(plain)
 
 
 def seed_of(content: str, view: int) -> int:

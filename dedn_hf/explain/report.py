@@ -206,6 +206,7 @@ ABOUT = {
 def as_dict(explanation: Evidence) -> dict[str, Any]:
     """Everything but the picture, of plain Python types."""
     comparison, names = explanation.comparison, explanation.table.attribute_names
+    maps = explanation.region_maps
     data = {
         "about": ABOUT,
         "origin": dict(explanation.origin),
@@ -219,8 +220,10 @@ def as_dict(explanation: Evidence) -> dict[str, Any]:
         "experts": experts_alone(explanation, comparison),
         "agreement": comparison.agreement,
         "traits": [trait_as_dict(trait, names) for trait in explanation.traits(comparison.one)],
-        "heat_maps": [
-            {"attribute": names[a], "expert": expert, "regions": explanation.region_maps[e, a].tolist()}
+        "heat_maps": []
+        if maps is None
+        else [
+            {"attribute": names[a], "expert": expert, "regions": maps[e, a].tolist()}
             for a in explanation.heat_map_attributes
             for e, expert in enumerate(explanation.experts)
         ],

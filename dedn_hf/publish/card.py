@@ -103,10 +103,10 @@ def write_card(
     card_file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(card_file.parent / pictures.training) as unfinished:
         draw_training(records[0]).savefig(unfinished)
-    if confidence:
+    if confidence and pictures.confidence:
         with whole_file(card_file.parent / pictures.confidence) as unfinished:
             figure_confidence(confidence["reliability"], confidence["risk_coverage"]).savefig(unfinished)
-    if picture:  # pixels only: metadata may say where an animal lives
+    if pictures.example:  # pixels only: metadata may say where an animal lives
         picture = Image.fromarray(np.asarray(picture))
         with whole_file(card_file.parent / pictures.example) as unfinished:
             picture.save(unfinished)

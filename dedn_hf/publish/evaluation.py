@@ -182,20 +182,13 @@ class Evaluation:
             scores = [percent(self.scores[name]), *(self._reported(of[name]) for of in others.values())]
             lines.append(f"{name:5}{''.join(f'{score:>12}' for score in scores)}   {EXPLAINED[name]}")
         if self.bar:
-            lines.append(self.bar_sentence())
+            lines.append(bar_sentence(self.bar))
         lines += ["", *self.confidence_sentences(), "", *self._class_lines()]
         return "\n".join(lines)
 
     @staticmethod
     def _reported(score: float | None) -> str:
         return "" if score is None else percent(score)
-
-    def bar_sentence(self) -> str:
-        """What the bar to beat is."""
-        return (
-            f"{self.bar['name']} is the bar to beat: a closed-form probe on the same features, trained on the "
-            f"{self.bar['photos']:,} photos here that are not tested on."
-        )
 
     def summary(self) -> str:
         """How many photos of how many classes were tested, among how many."""
@@ -261,7 +254,7 @@ class Evaluation:
                 (name, self.scores[name], found["chance"][name], (self.bar or {}).get(name), EXPLAINED[name])
                 for name in SCORES
             ],
-            bar_sentence=self.bar and self.bar_sentence(),
+            bar_sentence=self.bar and bar_sentence(self.bar),
             sentences=self.confidence_sentences(),
             names=[spoken_class(self.table.class_names[k]) for k in order],
             seen_count=int(self.table.seen.sum()),
@@ -272,6 +265,14 @@ class Evaluation:
         """Write the page to a file."""
         with whole_file(path) as unfinished:
             unfinished.write_text(self.to_html(title), encoding="utf-8")
+
+
+def bar_sentence(bar: dict[str, Any]) -> str:
+    """What the bar to beat is."""
+    return (
+        f"{bar['name']} is the bar to beat: a closed-form probe on the same features, trained on the "
+        f"{bar['photos']:,} photos here that are not tested on."
+    )
 
 
 def _percent(share: float) -> str:

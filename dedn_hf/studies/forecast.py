@@ -83,9 +83,10 @@ class Forecast:
         return "\n".join(lines)
 
     def _trait_lines(self) -> list[str]:
-        known = sorted((trait for trait in self.traits if trait.auc is not None), key=lambda trait: -trait.auc)
-        shown = [f"{trait.attribute} ({trait.auc:.2f})" for trait in known if trait.auc >= SHOWN]
-        hidden = [f"{trait.attribute} ({trait.auc:.2f})" for trait in known[::-1] if trait.auc < NOT_SHOWN]
+        known = [(trait.attribute, trait.auc) for trait in self.traits if trait.auc is not None]
+        known.sort(key=lambda pair: -pair[1])
+        shown = [f"{attribute} ({auc:.2f})" for attribute, auc in known if auc >= SHOWN]
+        hidden = [f"{attribute} ({auc:.2f})" for attribute, auc in known[::-1] if auc < NOT_SHOWN]
         lines = [f"  photos show {len(shown)} of {len(self.traits)} attributes: {abbreviate(shown) or 'none'}"]
         if hidden:
             lines.append(f"  and not {len(hidden)}: {abbreviate(hidden)}")
@@ -152,7 +153,7 @@ def forecast(photos: PooledPhotos, table: AttributeTable) -> Forecast:
         trials=len(trials),
         expected=dict(zip(FORECAST, [*expected, harmonic_mean(*expected[1:])], strict=True)),
         spread=dict(zip(FORECAST, spread.tolist(), strict=True)),
-        guessing={name: chance(len(seen), unseen)[name] for name in FORECAST},
+        guessing={name: chance(len(seen), unseen)[name] or 0.0 for name in FORECAST},
         per_doubling=float(per_doubling[0]),
         traits=traits,
         pairs=likely_confusions(table, rows, trials),

@@ -64,7 +64,7 @@ def draw_axis(study: Study, rows: dict[str, dict]) -> Figure:
     }
     deviations = None if None in curves["std"]["H"] else curves["std"]
     values, chosen = list(map(float, rows)), float(study.reference)
-    return figure_sensitivity(values, curves["mean"], deviations, study.axis, chosen)
+    return figure_sensitivity(values, curves["mean"], deviations, study.axis or "", chosen)
 
 
 def read_predictions(file: Path) -> Predictions:

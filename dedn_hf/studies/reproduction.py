@@ -133,8 +133,9 @@ def reproduce(
     found = Reproduction(tolerance=tolerance)
     experiment = Experiment.from_preset(preset)
     splits, table = experiment.load(False)
-    experiment = replace(experiment, fingerprint=data_fingerprint(splits, table))
-    check_data(found, record, experiment.fingerprint)
+    fingerprint = data_fingerprint(splits, table)
+    experiment = replace(experiment, fingerprint=fingerprint)
+    check_data(found, record, fingerprint)
     check_backbone(found, record, experiment, table, settings)
     if found.blocked:
         return found
@@ -239,7 +240,7 @@ def check_backbone(
         return
     now = backbone_hash(new_model(experiment, table, settings))
     if now != then:
-        found.blocked.append(f"the backbone's first weights: hash {now[:16]}, recorded {then[:16]}")
+        found.blocked.append(f"the backbone's first weights: hash {str(now)[:16]}, recorded {then[:16]}")
 
 
 def differing_surroundings(record: dict, now: dict) -> dict[str, tuple]:

@@ -291,7 +291,9 @@ def train_missing(waiting: Sequence[Training], jobs: int) -> Iterator[tuple[Trai
             yield training, seconds, error
     if elsewhere:
         print(f"Another command is doing {len(elsewhere)} of them: waiting for it.", flush=True)
-        yield from train_all(elsewhere, jobs, wait=True)
+        yield from (
+            (training, seconds or 0.0, error) for training, seconds, error in train_all(elsewhere, jobs, wait=True)
+        )
 
 
 def train_all(

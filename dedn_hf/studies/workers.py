@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from threading import Thread
 
 
@@ -16,9 +17,11 @@ def worker_pool(count: int) -> ProcessPoolExecutor:
 
 def end_with_parent() -> None:
     """Watch the parent from a thread of its own."""
+    if (parent := parent_process()) is not None:
+        Thread(target=end_after, args=[parent], daemon=True).start()
 
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
 
-    Thread(target=watch, daemon=True).start()
+def end_after(process: BaseProcess) -> None:
+    """End this process, whatever it does, when another has ended."""
+    process.join()
+    os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from timm.layers import convert_sync_batchnorm
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
 if TYPE_CHECKING:
-    from dedn_hf.modeling.modeling_dedn import DEDNOutput
     from dedn_hf.training.settings import TrainingSettings
 
 
@@ -103,18 +103,24 @@ def synchronise_batch_norm(model: DEDNForZeroShot, accelerator: Accelerator) -> 
         model.set_submodule(name, convert_sync_batchnorm(model.get_submodule(name)))  # timm's keeps its activations
 
 
-def joint_loss(output: DEDNOutput, calibration_weight: float, share: float, accelerator: Accelerator) -> torch.Tensor:
+def joint_loss(
+    loss: torch.Tensor,
+    terms: Mapping[str, torch.Tensor],
+    calibration_weight: float,
+    share: float,
+    accelerator: Accelerator,
+) -> torch.Tensor:
     """A scalar whose mean over the processes is the loss of the joint batch, and its gradient that one's.
 
     The terms are means over images, which `share` weights. Self-calibration is the logarithm of one: its gradient has
     the mean over the joint batch in the denominator.
 
     Args:
-        output: of this process's images. share: their number over the mean number of all processes.
+        loss, terms: of this process's images, as `DEDNOutput` has them. share: their number over the mean number of
+            all processes.
     """
-    loss = output.loss
     if calibration_weight and accelerator.num_processes > 1:
-        for name, own in output.losses.items():
+        for name, own in terms.items():
             if name.endswith(".calibration"):
                 mass = (-own.detach()).exp()
                 joint = accelerator.reduce(mass * share, "mean")

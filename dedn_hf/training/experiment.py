@@ -166,10 +166,11 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     stopwatch = Stopwatch(resumed=(output / CHECKPOINTS).exists())
     record: dict[str, Any] = {"protocol": PROTOCOLS[settings.select_on]}
     splits, table = experiment.load(False)
-    experiment = replace(experiment, fingerprint=fingerprint_of(experiment, splits, table, accelerator))
-    task = replace(test_task(splits, table), fingerprint=experiment.fingerprint)
+    fingerprint = fingerprint_of(experiment, splits, table, accelerator)
+    experiment = replace(experiment, fingerprint=fingerprint)
+    task = replace(test_task(splits, table), fingerprint=fingerprint)
     choosing = settings.select_on == "test"
-    selected = Selection(settings.epochs, record=None)
+    selected = Selection(settings.epochs, record={})
     if choosing:
         require_both_tested(task)
     if settings.select_on == "val":
@@ -199,7 +200,7 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     progress = fit(model, task, inputs, final, accelerator, checkpoints, on_evaluation=save, bar=experiment.bar)
     stopwatch.lap("training")
     chosen = progress.best() if choosing else progress.epochs[-1]
-    record.update(selection=selected.record, results=chosen, history=progress.epochs)
+    record.update(selection=selected.record or None, results=chosen, history=progress.epochs)
     record.update(calibration_bias=model.config.calibration_bias)
     if not tested:  # a run that was stopped after the last test
         saved = DEDNForZeroShot.from_pretrained(output).to(accelerator.device)
@@ -208,7 +209,7 @@ def train_and_test(experiment: Experiment, settings: TrainingSettings, output: P
     record.update(surroundings(accelerator), time=stopwatch.record, settings=settings.to_dict())
     record.update(experiment=experiment.describe, cached_features=bool(caches))
     record["feature_precision"] = caches[0].identity["precision"] if caches else None
-    record["data"] = describe_data(splits, table, experiment.describe, experiment.fingerprint)
+    record["data"] = describe_data(splits, table, experiment.describe, fingerprint)
     record["model"] = {**describe_model(model, output, accelerator), "backbone_start": start}
     if accelerator.is_main_process:
         table.save(output)
@@ -286,7 +287,7 @@ def choose(experiment: Experiment, settings: TrainingSettings, output: Path, acc
         tasks = fold_tasks(*experiment.load(False), settings.folds)
     else:
         tasks = [validation_task(*experiment.load(True))]
-    tasks = [replace(task, fingerprint=experiment.fingerprint) for task in tasks]
+    tasks = [replace(task, fingerprint=experiment.fingerprint or {}) for task in tasks]
 
     def prepare(task: Task) -> tuple[DEDNForZeroShot, Inputs]:
         model = new_model(experiment, task.table, settings)
@@ -345,7 +346,7 @@ def open_caches(
     """
     if experiment.features is None:
         return []
-    views, images = views_of(experiment, model, settings)
+    views, images = views_of(experiment.features, experiment.load(False)[0], model, settings)
     precision, workers = settings.feature_precision, settings.num_workers
     model.to(accelerator.device)
     with accelerator.main_process_first():
@@ -354,23 +355,24 @@ def open_caches(
 
 def pictures_to_compute(experiment: Experiment, model: DEDNForZeroShot, settings: TrainingSettings) -> int:
     """How many pictures have still to go through the backbone, before all features are there."""
-    views, images = views_of(experiment, model, settings)
+    if experiment.features is None:
+        return 0
+    views, images = views_of(experiment.features, experiment.load(False)[0], model, settings)
     return sum(map(len, missing_views(views, image_hashes(images))))
 
 
 def views_of(
-    experiment: Experiment, model: DEDNForZeroShot, settings: TrainingSettings
+    folder: Path, splits: datasets.DatasetDict, model: DEDNForZeroShot, settings: TrainingSettings
 ) -> tuple[list[View], datasets.Dataset]:
-    """The views whose features a training uses, each with its folder, and all images, those of 'train' first."""
-    splits, _ = experiment.load(False)
+    """The views whose features a training uses, each with its own folder, and all images, those of 'train' first."""
     ordered = [splits["train"], *(split for name, split in splits.items() if name != "train")]
     images = datasets.concatenate_datasets([split.select_columns(["image", "file"]) for split in ordered])
-    views = [View(experiment.features)]
+    views = [View(folder)]
     if model.config.flip_test:
-        views.append(View(experiment.features / "mirrored", {"mirrored": True}))
+        views.append(View(folder / "mirrored", {"mirrored": True}))
     for view in range(1, settings.feature_views):
         options = {"view": view, **augmentation_of(settings)}
-        views.append(View(experiment.features / f"view-{view}", options, only=range(len(splits["train"]))))
+        views.append(View(folder / f"view-{view}", options, only=range(len(splits["train"]))))
     return views, images
 
 

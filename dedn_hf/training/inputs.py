@@ -73,7 +73,7 @@ def inputs_from(
 
     A cache that is there is used in the precision it was made with. load: as of `Experiment`.
     """
-    experiment, settings = Experiment(load, None), TrainingSettings(num_workers=num_workers)
+    experiment, settings = Experiment(load, lambda _: model), TrainingSettings(num_workers=num_workers)
     if folder:
         experiment.features = Path(folder)
         if (experiment.features / IDENTITY_FILE).exists():

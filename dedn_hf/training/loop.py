@@ -170,7 +170,7 @@ class Training:
                 share = len(batch["labels"]) * accelerator.num_processes / self.batches.joint_size
                 with accelerator.autocast():  # a prepared model does it itself, but not one that FSDP shards
                     output = self.model(**send_to_device(batch, accelerator.device))
-                loss = joint_loss(output, self.calibration_weight, share, accelerator)
+                loss = joint_loss(output.loss, output.losses, self.calibration_weight, share, accelerator)
                 value = loss.item()
                 if not math.isfinite(value):
                     raise FloatingPointError(not_finite(value, epoch, step, self.images_of(step, batch)))
@@ -252,12 +252,13 @@ def build_optimizer(model: DEDNForZeroShot, settings: TrainingSettings) -> torch
     Sets which parameters are trained. Raises ValueError for a frozen stage that the backbone does not have.
     """
     model.freeze_backbone(not settings.train_backbone)
+    backbone = model.backbone if settings.train_backbone else None
     groups: list[dict[str, Any]] = [
         {"params": [p for n, p in model.named_parameters() if not n.startswith("backbone.")]}
     ]
-    if settings.train_backbone:
-        model.backbone.freeze_stages(settings.frozen_stages, settings.freeze_batch_norm)
-        trained = [p for p in model.backbone.parameters() if p.requires_grad]
+    if backbone is not None:
+        backbone.freeze_stages(settings.frozen_stages, settings.freeze_batch_norm)
+        trained = [p for p in backbone.parameters() if p.requires_grad]
         groups.append({"params": trained, "lr": settings.backbone_learning_rate})
     shared = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "rmsprop":

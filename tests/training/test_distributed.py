@@ -223,7 +223,7 @@ def test_the_mean_loss_of_uneven_shares_is_that_of_the_joint_batch_also_for_the_
     for output, share in zip(outputs, shares, strict=True):
         found = iter(means)
         together = SimpleNamespace(num_processes=2, reduce=lambda *_, found=found: next(found))
-        losses.append(joint_loss(output, 1.0, share, together))
+        losses.append(joint_loss(output.loss, output.losses, 1.0, share, together))
     sum(losses).div(2).backward()
     found = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
