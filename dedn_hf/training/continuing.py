@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from dedn_hf.modeling.attribute_table import AttributeTable
 from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
+FEW = 2.0  # times fewer photos than the others have
 STRENGTH = 1.5  # chosen on eight of 40 bird classes, held out, see docs/corrections.md
 
 
@@ -33,7 +35,10 @@ def started(name: str, table: AttributeTable, labels: Sequence[int]) -> DEDNForZ
     model.set_classes(table)
     model.learned_before = {name for name, is_seen in known.items() if is_seen}
     was_seen = np.array([known.get(class_name, False) for class_name in table.class_names])
-    model.handicaps = handicaps(np.bincount(np.asarray(labels, dtype=int), minlength=len(table)), was_seen)
+    counts = np.bincount(np.asarray(labels, dtype=int), minlength=len(table))
+    found = handicaps(counts, was_seen)
+    if found is not None:  # the experts that are trained have only a share in the prediction
+        model.handicaps = found / (1 - model.config.pooled_weight)
     return model
 
 
@@ -54,3 +59,10 @@ def handicaps(counts: np.ndarray, was_seen: np.ndarray) -> torch.Tensor | None:
     new = ~was_seen & (counts > 0)
     shares = np.where(new, others.mean() / np.maximum(counts, 1), 1.0)
     return torch.from_numpy(STRENGTH * np.log(np.maximum(shares, 1.0))).float()
+
+
+def has_enough_photos(model: DEDNForZeroShot) -> torch.Tensor | None:
+    """K bool, False for newly learned classes that have few photos beside the others; None where no class is new."""
+    if model.handicaps is None:
+        return None
+    return model.handicaps * (1 - model.config.pooled_weight) <= STRENGTH * math.log(FEW)

@@ -17,7 +17,7 @@ import datasets
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from tqdm.auto import tqdm
 
 from dedn_hf.classify.from_photos import PHOTO_SCORES, reference_scores
@@ -29,7 +29,7 @@ from dedn_hf.data.transforms import evaluation_transform, training_transform
 from dedn_hf.modeling.attribute_table import near_names
 from dedn_hf.modeling.modeling_dedn import DEDNConfig, DEDNForZeroShot
 from dedn_hf.publish.card import write_card
-from dedn_hf.training.continuing import started
+from dedn_hf.training.continuing import has_enough_photos, started
 from dedn_hf.training.distributed import require_supported, save_model
 from dedn_hf.training.evaluation import evaluate, evaluation_of
 from dedn_hf.training.loop import fit
@@ -247,6 +247,7 @@ def learn_pooled_expert(
     """Fit the pooled expert, where the model has one, before the other experts are trained.
 
     A model that goes on from a saved one, without photos of all classes that this has learned, keeps the one it has.
+    Classes that are new and have few photos are only described to it.
     """
     if model.pooled_expert is None:
         return
@@ -255,11 +256,15 @@ def learn_pooled_expert(
             "pooled_weight needs a frozen backbone: the pooled expert is computed once, from its features. Use "
             "train_backbone=false, or for a new model pooled_weight=0."
         )
-    learned = {task.table.class_names[label] for label in task.labels["train"].unique().tolist()}
+    labels = task.labels["train"]
+    learned = {task.table.class_names[label] for label in labels.unique().tolist()}
     if model.pooled_expert.weight.any() and not model.learned_before <= learned:
         return
     images = training_images(task, model, settings, caches)
-    fit_pooled_expert(model, images, task.labels["train"], accelerator, settings.num_workers)
+    enough = has_enough_photos(model)
+    if enough is not None:
+        images, labels = Subset(images, enough[labels].nonzero().flatten().tolist()), labels[enough[labels]]
+    fit_pooled_expert(model, images, labels, accelerator, settings.num_workers)
 
 
 def require_both_tested(task: Task) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.data.tasks import Task
-from dedn_hf.training.continuing import handicaps, started
+from dedn_hf.training.continuing import handicaps, has_enough_photos, started
 from dedn_hf.training.evaluation import evaluate
 from dedn_hf.training.loop import fit
 from dedn_hf.training.settings import TrainingSettings
@@ -45,6 +45,15 @@ def test_classes_that_were_learned_before_have_no_handicap(tmp_path):
     model = started(str(tmp_path), table, [label for label in SEEN for _ in range(20)] + [NEW[0]] * 2)
     assert model.handicaps.nonzero().flatten().tolist() == [NEW[0]]
     assert started(str(tmp_path), table, []).handicaps is None
+
+
+def test_beside_a_pooled_expert_the_trained_ones_make_up_for_it_alone(tmp_path):
+    feature_model(pooled_weight=0.6).save_pretrained(tmp_path)
+    labels = [label for label in SEEN for _ in range(20)] + [NEW[0]] * 2 + [NEW[1]] * 15
+    model = started(str(tmp_path), tiny_table().replace(roles=["train"] * 7), labels)
+    was_seen = np.isin(np.arange(7), SEEN)
+    torch.testing.assert_close(0.4 * model.handicaps, handicaps(np.bincount(labels, minlength=7), was_seen))
+    assert (~has_enough_photos(model)).nonzero().flatten().tolist() == [NEW[0]]
 
 
 def trained(model: DEDNForZeroShot, labels: list[int], table, accelerator, folder, epochs: int) -> dict:

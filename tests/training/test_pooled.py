@@ -79,6 +79,19 @@ def test_photos_of_some_of_its_classes_do_not_make_it_forget_the_others(accelera
     assert torch.equal(weight_after(model, tmp_path, accelerator, part), before)
 
 
+def test_new_classes_with_few_photos_are_only_described_to_it(accelerator, tmp_path):
+    model, task = tiny_model(), full_task(*load_tiny())
+    labels = task.labels["train"]
+    few = labels.unique()[0]
+    images = {**task.images, "train": task.images["train"].select(np.flatnonzero(labels != few))}
+    rest = replace(task, images=images, labels={**task.labels, "train": labels[labels != few]})
+    without = weight_after(model, tmp_path, accelerator, rest)
+    model.handicaps = torch.zeros(len(model.seen))
+    assert not torch.equal(weight_after(model, tmp_path, accelerator), without)
+    model.handicaps[few] = 9.0
+    assert torch.equal(weight_after(model, tmp_path, accelerator), without)
+
+
 def test_it_needs_a_frozen_backbone(accelerator, tmp_path):
     with pytest.raises(ValueError, match="pooled_weight needs a frozen backbone.*train_backbone=false"):
         run(
