@@ -253,8 +253,8 @@ def warn_of_forgetting(splits: datasets.DatasetDict, table: AttributeTable, star
     if forgotten:
         print(
             f"  ! {len(forgotten)} classes that {start} has learned have no photos here: {abbreviate(forgotten)}.\n"
-            "    Their answers will get worse: on 50 birds, 54 % of them were right, and 67 % before. Give those\n"
-            "    photos, too (--old-photos FOLDER), or use the new ones without training (dedn describe --photos)."
+            "    Their answers may get worse. Give those photos, too (--old-photos FOLDER), or use the new ones without\n"
+            "    training (dedn describe --photos)."
         )
 
 
