@@ -238,11 +238,9 @@ def columns() -> str:
 
 def measures() -> str:
     """Every unit that a table of traits may have."""
-    from dedn_hf.modeling.inputs import _UNITS
+    from dedn_hf.modeling.quantities import UNITS
 
-    return rows(
-        ("Kind", "Units"), ([kind, ", ".join(f"`{unit}`" for unit in units)] for kind, units in _UNITS.items())
-    )
+    return rows(("Kind", "Units"), ([kind, ", ".join(f"`{unit}`" for unit in units)] for kind, units in UNITS.items()))
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -6,10 +6,8 @@ Needs numpy and PIL only. Letters of the shapes: K classes, A attributes.
 from __future__ import annotations
 
 import difflib
-import functools
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -18,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .handler import JPEG, without_exif
+from .quantities import NO, YES, in_unit, means_missing, plain_word, quantity
 
 # Pictures -----------------------------------------------------------------------------------------------------------
 
@@ -116,101 +115,7 @@ def register_heic() -> bool:
 # Descriptions: classes in the words of their table, onto the scale of the model. `AttributeTable.traits` says what
 # each attribute came from; that is enough to read a description that is written long after the table.
 
-MISSING = {"", "-", "–", "—", "?", "??", ".", "..", "na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "unknown"}
-MISSING |= {"nd", "n.d.", "no data", "not available", "not known", "missing", "unbekannt", "k.a.", "k. a.", "inconnu"}
-MISSING |= {"desconocido", "desconhecido", "sconosciuto", "onbekend", "keine angabe", "unk", "unk."}
-MISSING |= {"#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}  # errors of a spreadsheet
-YES = {"1", "yes", "y", "true", "t", "x", "✓", "✔", "☑", "+", "present", "ja", "j"}
-YES |= {"wahr", "w", "oui", "o", "vrai", "sí", "si", "s", "verdadero", "vero", "sim", "verdadeiro", "tak", "да"}
-YES |= {"sì", "ano", "igen", "evet", "kyllä", "はい", "是"}
-NO = {"0", "no", "n", "false", "f", "✗", "✘", "☐", "absent", "nein"}
-NO |= {"falsch", "nee", "non", "faux", "falso", "não", "nao", "nej", "nie", "нет"}
-NO |= {"ne", "nem", "hayır", "ei", "いいえ", "否"}
-_UNITS = {"mass": {"mg": 0.001, "g": 1, "kg": 1000, "t": 1e6, "oz": 28.349523125, "lb": 453.59237}}
-_UNITS["length"] = {"µm": 0.001, "mm": 1, "cm": 10, "dm": 100, "m": 1000, "km": 1e6, "in": 25.4, "ft": 304.8}
-_UNITS["area"] = {"mm2": 1, "cm2": 100, "m2": 1e6, "ha": 1e10, "km2": 1e12}
-_UNITS["volume"] = {"ml": 1, "cl": 10, "dl": 100, "l": 1000}
-_UNITS["time"] = {"s": 1, "min": 60, "h": 3600, "d": 86400, "wk": 604800, "mo": 2629800, "yr": 31557600}
-_DIMENSION = {unit: (dimension, size) for dimension, units in _UNITS.items() for unit, size in units.items()}
-_SPELLED = {
-    "gram": "g",
-    "gramm": "g",
-    "gramme": "g",
-    "kilo": "kg",
-    "ounce": "oz",
-    "pound": "lb",
-    "lbs": "lb",
-    "gr": "g",
-}
-_SPELLED |= {
-    "'": "ft",
-    "′": "ft",
-    "’": "ft",
-    '"': "in",
-    "″": "in",
-    "”": "in",
-    "inch": "in",
-    "inche": "in",
-    "foot": "ft",
-    "feet": "ft",
-    "litre": "l",
-    "liter": "l",
-}
-_SPELLED |= {
-    "day": "d",
-    "week": "wk",
-    "month": "mo",
-    "year": "yr",
-    "y": "yr",
-    "hour": "h",
-    "second": "s",
-    "minute": "min",
-}
-_SPELLED |= {
-    "tonne": "t",
-    "ton": "t",
-    "um": "µm",
-    "μm": "µm",
-    "micron": "µm",
-    "hectare": "ha",
-    "°c": "°C",
-    "celsius": "°C",
-    "°f": "°F",
-    "fahrenheit": "°F",
-    "percent": "%",
-    "jahr": "yr",
-}
-_PREFIXES = {"kilo": "k", "milli": "m", "centi": "c", "zenti": "c", "deci": "d", "dezi": "d", "micro": "µ", "": ""}
-for _prefix, _short in _PREFIXES.items():
-    _SPELLED |= {f"{_prefix}{word}": f"{_short}m" for word in ("metre", "meter", "mètre", "metro")}
-    _SPELLED |= {f"{_prefix}{word}": f"{_short}g" for word in ("gram", "gramm", "gramme", "gramo")}
-
-QUOTES = "'\"“”„‟’‘`´«»"
 FAR = 1.0
-_NUMBER = r"[+-]?(?:\d+(?:[ '’_.,]\d{3})*(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?"
-_CURRENCIES = "$€£¥"
-_UNIT = rf"(?:[\"″”'′’]|(?:[^\W\d_]+\.?|%|[°º] ?\w?|[{_CURRENCIES}])(?:[²³23]|\^[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?)"
-FRACTION = re.compile(r"(?<![\d/.,])(?:(\d+)[ +])?(\d+) ?[/⁄] ?(\d+)(?![\d/])")
-_ABOUT = r"(?:(?:~|≈|<|>|≤|≥|ca\.?|c\.|circa|about|approx\.?|up to)\s*)?"
-_QUANTITY = re.compile(
-    rf"{_ABOUT}({_NUMBER})\s*({_UNIT})?(?:\s*(?:-|\.\.+|…|to|bis|à)\s*({_NUMBER}))?"
-    rf"\s*(?:(?:±|\+/-)\s*{_NUMBER})?\s*({_UNIT})?\s*[+?]?\s*(?:\([^()]*\))?",
-    re.IGNORECASE,
-)
-_COMPOUND = re.compile(rf"({_NUMBER} ?{_UNIT}) ?({_NUMBER} ?{_UNIT})", re.IGNORECASE)
-_POWER = re.compile(r"(?<=\d)\s*[×x*·]\s*10\^([+-]?\d+)")  # 1.2×10^3
-_AT_LEAST = re.compile(r"(?<=\d)\+(?= |$)")  # 10+
-_FOOTNOTE = re.compile(r"(?<=[\w.%])\s*(?:[*†‡§]+|\[\d+\])$")  # 12*, 12 [3]
-_MONTH = (
-    r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec|mär|mrz|mai|okt|dez|janv|févr|avr|juin|juil|août|déc"
-)
-_MONTH += r"|ene|abr|ago|dic|gen|mag|giu|lug|set|ott|january|february|march|april|june|july|august|september|october"
-_MONTH += r"|november|december|januar|februar|märz|juni|juli|oktober|dezember)\.?"
-_DATE = re.compile(
-    rf"\d{{1,4}}[. /-]*{_MONTH}(?:[ /.-]*\d{{2,4}})?|{_MONTH}[ /.-]*\d{{1,4}}|\d{{4}}-\d\d-\d\d.*"
-    r"|\d{1,2}\.\d{1,2}\.|\d{1,2}([./-])\d{1,2}\1(?:\d{4}|\d\d)(?: .*)?",
-    re.IGNORECASE,
-)
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
@@ -219,111 +124,6 @@ def near_names(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.6)
     near += [k for k in lowered if len(name) > 2 and name.lower() in k and k not in near]
     return f" Did you mean {', '.join(repr(lowered[k]) for k in near[:3])}?" if near else ""
-
-
-@functools.lru_cache(maxsize=100_000)
-def is_date(text: str) -> bool:
-    """Whether a spreadsheet has made a date of what was typed, such as '12. Sep' of 9-12."""
-    return _DATE.fullmatch(text.strip()) is not None
-
-
-def unit_name(text: str | None) -> str:
-    """A unit as the tables write it: 'grams' is g, 'mm²' is mm2. What is not known stays as it is."""
-    text = (text or "").strip().rstrip(".").replace("²", "2").replace("³", "3").replace("^", "")
-    text = re.sub("[°º] ?", "°", text)
-    for word in (text, text.lower(), text.lower().removesuffix("s")):
-        if word in _DIMENSION or word in _SPELLED:
-            return _SPELLED.get(word, word)
-    return text
-
-
-def dimension(unit: str) -> str:
-    """What a unit measures, such as 'length'; the unit itself where that is not known."""
-    return "temperature" if unit in ("°C", "°F") else _DIMENSION.get(unit, (unit, 1))[0]
-
-
-def known_unit(text: str) -> bool:
-    return unit_name(text) in _DIMENSION or unit_name(text) in ("%", "°C", "°F", "°", *_CURRENCIES)
-
-
-@functools.lru_cache(maxsize=100_000)
-def decimal_sign(text: str) -> str | None:
-    """'.' or ',' where a number shows which of them it uses for decimals, None where it does not: 1.200, 12."""
-    for number in re.findall(_NUMBER, text, re.IGNORECASE):
-        signs = re.findall(r"[.,]", number)
-        if len(set(signs)) == 2:
-            return signs[-1]
-        if len(signs) > 1:
-            return "," if signs[0] == "." else "."
-        if signs and not re.search(r"(?<!\d)[1-9]\d{0,2}[.,]\d{3}(?!\d)", number):
-            return signs[0]
-    return None
-
-
-@functools.lru_cache(maxsize=100_000)
-def quantity(text: str, decimal: str | None = None) -> tuple[float, str]:
-    """Number and unit of '1 200 g', '0,5', '9–12 mm' (its middle), '~3', '1 1/2', '2 ft 6 in', '80 %'.
-
-    Raises ValueError for others.
-    """
-    text = re.sub(r"[−–—‒]", "-", " ".join(text.split()))
-    if text[:1] in QUOTES:
-        text = text.strip(QUOTES)
-    plain = _FOOTNOTE.sub("", _AT_LEAST.sub("", _POWER.sub(r"e\1", without_fractions(text, decimal))))
-    plain = re.sub(rf"^([{_CURRENCIES}]) ?(.+)", r"\2 \1", plain)
-    match = None if is_date(text) else _QUANTITY.fullmatch(plain)
-    if match is None:
-        return compound_quantity(text, decimal)
-    low, first_unit, high, unit = match.groups()
-    numbers = [_float(number, decimal) for number in (low, high) if number]
-    if first_unit and unit and unit_name(first_unit) != unit_name(unit):
-        raise ValueError(f"{text!r} has two units")
-    number = sum(numbers) / len(numbers)
-    if not abs(number) < 3.4e38:
-        raise ValueError(f"{text!r} is too large a number")
-    return number, unit_name(unit or first_unit)
-
-
-def compound_quantity(text: str, decimal: str | None) -> tuple[float, str]:
-    """Number and unit of '2 lb 3 oz', '1 h 30 min', 5'4": in the first of the two. Raises ValueError for others."""
-    match = None if is_date(text) else _COMPOUND.fullmatch(text)
-    if match is not None:
-        (first, unit), (second, smaller) = (quantity(part, decimal) for part in match.groups())
-        if dimension(unit) == dimension(smaller) and 0 <= in_unit(second, smaller, unit) < 1:
-            return first + in_unit(second, smaller, unit), unit
-    raise ValueError(f"{text!r} is not a number")
-
-
-def without_fractions(text: str, decimal: str | None = None) -> str:
-    """The text with decimal numbers in place of fractions: '1 1/2' and '1½' are '1.5'."""
-    text = re.sub("[¼-¾⅐-⅞]", lambda sign: " " + unicodedata.normalize("NFKC", sign[0]), text).strip()
-
-    def decimals(found: re.Match) -> str:
-        whole, over, under = (int(part or 0) for part in found.groups())
-        return f"{whole + over / under:f}".replace(".", decimal or ".") if under else found[0]
-
-    return FRACTION.sub(decimals, text)
-
-
-def _float(number: str, decimal: str | None) -> float:
-    decimal = decimal or decimal_sign(number) or "."
-    number = re.sub(r"[ '’_]", "", number)
-    whole, _, fraction = number.partition(decimal)
-    if not re.fullmatch(r"[+-]?(\d*|\d{1,3}([.,]\d{3})+)(e.*)?", whole, re.IGNORECASE) or re.search("[.,]", fraction):
-        raise ValueError(f"{number!r} is not a number with the decimal sign {decimal!r}")
-    return float(re.sub(r"[.,]", "", whole) + ("." + fraction if fraction else ""))
-
-
-def in_unit(number: float, unit: str, wanted: str) -> float:
-    """The number in another unit. Raises ValueError where they do not measure the same."""
-    if unit in ("", wanted):
-        return number
-    if {unit, wanted} == {"°C", "°F"}:
-        return (number - 32) / 1.8 if wanted == "°C" else number * 1.8 + 32
-    (kind, size), (wanted_kind, wanted_size) = (_DIMENSION.get(name, (name, 1)) for name in (unit, wanted))
-    if kind != wanted_kind:
-        raise ValueError(f"it is in {unit}, and the column {'in ' + wanted if wanted else 'has no unit'}")
-    return number * size / wanted_size
 
 
 def scaled(trait: Mapping[str, Any], number: Any) -> Any:
@@ -417,7 +217,7 @@ def describe_class(traits: Sequence[Mapping[str, Any]], description: Any, name: 
 def is_gap(value: Any) -> bool:
     """Whether a description says nothing here: None, NaN, pandas' NA, or a mark such as 'unknown'."""
     if isinstance(value, str):
-        return value.strip().lower() in MISSING
+        return means_missing(value)
     return value is None or str(value) in ("nan", "NaT", "<NA>")
 
 
@@ -499,15 +299,15 @@ def encode(traits: Sequence[Mapping[str, Any]], value: Any, decimal: str | None 
 
 
 def _encode_categories(traits: Sequence[Mapping[str, Any]], value: Any) -> list[float]:
-    known = {trait["category"].casefold(): i for i, trait in enumerate(traits)}
+    known = {plain_word(trait["category"]): i for i, trait in enumerate(traits)}
     words = (
         [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set) else [str(value)]
     )
-    if len(words) == 1 and words[0].strip().casefold() not in known:
+    if len(words) == 1 and plain_word(words[0]) not in known:
         words = [word for word in re.split(r"[;|,/+]", words[0]) if word.strip()]
     encoded = [0.0] * len(traits)
     for word in words:
-        place = known.get(" ".join(str(word).split()).casefold())
+        place = known.get(plain_word(str(word)))
         if place is None:
             names = [trait["category"] for trait in traits]
             shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")

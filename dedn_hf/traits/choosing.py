@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dedn_hf.modeling.inputs import is_date
+from dedn_hf.modeling.quantities import is_date, known_unit
+from dedn_hf.traits.categories import separators, split_cell
 from dedn_hf.traits.cells import is_number
-from dedn_hf.traits.columns import POSITIVE_MARKS, Style, best_separator, is_missing, split_cell
+from dedn_hf.traits.columns import POSITIVE_MARKS
 from dedn_hf.traits.opening import Sheet
+from dedn_hf.traits.styles import Style, is_missing
 
 _WORDS = re.compile(r"[A-ZÄÖÜ]+(?=[A-ZÄÖÜ][a-zäöü])|[A-ZÄÖÜ]?[a-zäöüéèñ]+|[A-ZÄÖÜ]+")
 # Words of a header that say that the column is no trait, and what it is instead.
@@ -51,11 +53,13 @@ def why_no_trait(sheet: Sheet, name: str, style: Style, class_column: str) -> st
     if is_unnamed(name):
         return "a running number" if _is_whole_and_different(told) else "it has no name"
     numeric = _share_of_numbers(told) > 0.8
-    words = words_of(name)
+    words = words_of(re.sub(r"\s*(±|\+/-).*", "", name))
     said = {*words, "".join(words), *("".join(words[i : i + 2]) for i in range(len(words)))}
     for what, hints in NO_TRAITS.items():
         hit = said & hints
         if what == "a place on the map" and not numeric:
+            continue
+        if what == "a mark of certainty or spread" and {"mean", "average", "median"} & set(words):
             continue
         if hit and not {"food", "water", "light", "energy"} & set(words):
             return what
@@ -73,7 +77,7 @@ def why_no_trait(sheet: Sheet, name: str, style: Style, class_column: str) -> st
     ):
         return f"all say {told.iloc[0]!r}"
     if told.str.fullmatch(r"\d{4}-\d\d-\d\d.*").all():
-        return "a date"
+        return "dates; where ranges such as 9-12 were meant, format the column as text and type them again"
     if numeric:
         return None
     if set(words) & TAXA:
@@ -95,29 +99,40 @@ def _why_no_category(told: pd.Series, words: Sequence[str]) -> str | None:
         return "a source or reference"
     if told.str.split().str.len().mean() > 5:
         return "free text"
-    separator = best_separator(told)
-    pieces = [piece for cell in told for piece in split_cell(cell, separator)]
+    by = separators(list(told))
+    pieces = [piece for cell in told for piece in split_cell(cell, by)]
+    recur = max(Counter(piece.casefold() for piece in pieces).values(), default=2) > 1
+    if told.map(_is_measure_in_words).mean() > 0.5 or (by and all(map(is_number, pieces)) and different > 0.9):
+        return f"more than a number and a unit in a cell, as in {_no_number(told)!r}"
     if len(told) >= 8 and len({piece.casefold() for piece in pieces}) > 0.8 * len(pieces):
         return "nearly every class has another text"
-    if told.str.contains(r"\d").mean() > 0.9 and different > 0.9 and len(told) > 2 and not _recur(pieces):
-        return "an identifier"
+    if told.str.contains(r"\d").mean() > 0.9 and different > 0.9 and len(told) > 2 and not recur:
+        codes = told.str.fullmatch(r"[^\W\d][\w./-]*").mean() > 0.5
+        return "an identifier" if codes else f"neither numbers nor words that come again, as {_no_number(told)!r}"
     return None
 
 
-def _recur(pieces: Sequence[str]) -> bool:
-    return max(Counter(piece.casefold() for piece in pieces).values()) > 1
+def _no_number(told: pd.Series) -> str:
+    return next((cell for cell in told if not is_number(cell)), told.iloc[0])
+
+
+def _is_measure_in_words(cell: str) -> bool:
+    """'3 x 4 cm', '12 mm long', 'm: 5 g, f: 4 g': a measure, and more than a number with its unit."""
+    measures = re.findall(r"\d ?([^\W\d_]+|%)", cell)
+    by = re.search(r"\d[^\d,;]*[x×*] ?\d", cell)
+    return not is_number(cell) and (by is not None or any(map(known_unit, measures)))
 
 
 def _is_whole_and_different(told: pd.Series) -> bool:
-    return bool(told.str.fullmatch(r"\d+").all()) and told.nunique() == len(told)
+    return bool(told.str.fullmatch(r"\d+\.?").all()) and told.nunique() == len(told)
 
 
 def _counts_rows(sheet: Sheet, name: str, told: pd.Series, class_column: str) -> bool:
-    """Whether whole numbers left of the names of the classes go up one by one, or are many."""
+    """Whether whole numbers left of the names of the classes go up: one by one, or in a long table at all."""
     header = list(sheet.cells)
-    steps = np.diff(told.astype(float).to_numpy())
-    return header.index(name) < header.index(class_column) and (
-        len(told) > 7 or (len(told) > 2 and (steps == 1).all())
+    steps = np.diff(told.str.rstrip(".").astype(float).to_numpy())
+    return header.index(name) < header.index(class_column) and bool(
+        (len(told) > 7 and (steps > 0).all()) or (len(told) > 2 and (steps == 1).all())
     )
 
 

@@ -1,4 +1,4 @@
-"""What each column of a trait table is: yes or no, a number, a category, or no trait at all."""
+"""One column of a trait table: yes or no, a percentage, a number with its unit, a category, or no trait at all."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dedn_hf.modeling.inputs import (
+from dedn_hf.modeling.quantities import (
     FRACTION,
-    MISSING,
     NO,
     YES,
     decimal_sign,
     dimension,
     in_unit,
     is_date,
+    is_range,
+    is_shortened,
     known_unit,
     quantity,
     unit_name,
     without_fractions,
 )
+from dedn_hf.traits.categories import read_categories
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
+from dedn_hf.traits.styles import MAYBE_MISSING, Style, gap_notes, is_missing
 
 KINDS = ("number", "percent", "yes/no", "category")
-POSITIVE_MARKS = YES - {"1", "t", "w", "o", "s", "y", "j"}
+POSITIVE_MARKS = YES - {"t", "w", "o", "s", "y", "j"}
+PRESENCE = {"0", "1", "+", "(+)", "±", "+/-", "+-"}
+DASHES = {"-", "–", "—"}
 LETTERS = ({"y", "n"}, {"j", "n"}, {"t", "f"}, {"w", "f"}, {"o", "n"}, {"s", "n"})
-MAYBE_MISSING = {"none", "nil", "tbd"}
-SEPARATORS = (";", "|", ",", "/", "+", " & ", " and ", " und ", " et ", " y ")
 
 
 @dataclass
@@ -59,73 +62,6 @@ class Column:
         return np.isnan(self.values if self.values.ndim == 1 else self.values[:, 0])
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a table writes: the decimal sign of columns that do not show theirs, and further marks of gaps."""
-
-    decimal: str = "."
-    missing: frozenset[str] = frozenset()
-
-
-def find_styles(
-    sheet: Sheet, columns: Sequence[str], decimal: str | None, missing: Sequence[Any], notes: list[str]
-) -> dict[str, Style]:
-    """The style of each column, found for each of the tables that a sheet was joined from; guesses go into `notes`."""
-    styles = {}
-    for source in dict.fromkeys(sheet.part(name).source for name in columns):
-        mine = [name for name in columns if sheet.part(name).source == source]
-        style, guess = find_style(sheet, mine, decimal, missing)
-        styles |= dict.fromkeys(mine, style)
-        notes += [guess] * bool(guess)
-    return styles
-
-
-def find_style(sheet: Sheet, columns: Sequence[str], decimal: str | None, missing: Sequence[Any]) -> tuple[Style, str]:
-    """The decimal sign that the columns' numbers show together, and a note where it was guessed."""
-    marks = frozenset(str(mark).strip().casefold() for mark in missing)
-    if decimal:
-        return Style(decimal, marks), ""
-    cells = [cell for name in columns for cell in sheet.cells[name] if re.fullmatch(r"\D{0,3}[\d.,' ]+\D{0,8}", cell)]
-    signs = Counter(sign for sign in map(decimal_sign, cells) if sign)
-    if signs:
-        return Style(signs.most_common(1)[0][0], marks), "decimal comma" if signs[","] > signs["."] else ""
-    dots, commas = (any(sign in cell for cell in cells) for sign in ".,")
-    if dots and sheet.part(columns[0]).delimiter == ";":
-        return Style(",", marks), "1.200 read as 1200, as spreadsheets with semicolons write it (decimal= overrules)"
-    return Style(".", marks), "1,200 read as 1200 (decimal= overrules)" if commas else ""
-
-
-def is_missing(cell: str, style: Style) -> bool:
-    plain = cell.strip().casefold()
-    return plain in MISSING or plain in style.missing
-
-
-def best_separator(told: Sequence[str]) -> str | None:
-    """What parts several values in one cell, such as 'brown; white'; None where nothing does."""
-    whole = Counter(cell.casefold() for cell in told)
-    for separator in SEPARATORS:
-        parted = [cell for cell in told if separator in cell.strip(separator)]
-        if not parted:
-            continue
-        if separator in ";|":
-            return separator
-        pieces = [split_cell(cell, separator) for cell in told]
-        counts = Counter(piece.casefold() for cell in pieces for piece in cell)
-        again = [piece for cell in parted for piece in split_cell(cell, separator)]
-        recurring = sum(
-            counts[piece.casefold()] > whole[cell.casefold()]
-            for cell in parted
-            for piece in split_cell(cell, separator)
-        )
-        if recurring >= 0.5 * len(again) and all(len(piece.split()) <= 3 for piece in again):
-            return separator
-    return None
-
-
-def split_cell(cell: str, separator: str | None) -> list[str]:
-    return [piece.strip() for piece in cell.split(separator) if piece.strip()] if separator else [cell]
-
-
 def read_column(
     sheet: Sheet,
     name: str,
@@ -145,15 +81,17 @@ def read_column(
     Raises:
         ValueError: a cell that does not fit, with its place and what to do.
     """
-    cells = sheet.cells[name]
-    kind = kind or find_kind(cells, style)
+    guessed, kind = kind is None, kind or find_kind(sheet.cells[name], style)
     if kind == "category":
-        return _categories(sheet, name, owners, count, style, categories)
+        if guessed:
+            _require_no_dates(sheet, name)
+        values, found, notes = read_categories(sheet, name, owners, count, style, categories)
+        return Column(name, "category", values, "", found, notes)
     if kind == "yes/no":
         numbers, notes = _yes_no(sheet, name, style)
         found_unit = ""
     else:
-        numbers, found_unit, notes = _numbers(sheet, name, style, unit)
+        numbers, found_unit, notes = _numbers(sheet, name, style, unit, guessed)
         if kind == "number" and found_unit == "%":
             kind = "percent"
     values = np.full(count, np.nan)
@@ -169,11 +107,10 @@ def read_column(
 def find_kind(cells: pd.Series, style: Style) -> str:
     """yes/no, number or category, by the cells that are no gap."""
     told = [cell.casefold() for cell in cells if not is_missing(cell, style) and cell.casefold() not in MAYBE_MISSING]
-    marks = [cell for cell in cells.str.casefold() if cell in ("+", "-")]
     words = set(told)
     if not words:
         return "number"
-    if "+" in marks and words <= {"+"}:
+    if words <= PRESENCE:
         return "yes/no"
     if slashes_part_values(words):
         return "category"
@@ -188,8 +125,6 @@ def find_kind(cells: pd.Series, style: Style) -> str:
         and (texts & NO or len(texts) == 1)  # x beside y, or beside a tick, is not twice a yes
         and (not texts <= set("yntfwosj") or any(texts == each for each in LETTERS))
     ):
-        return "yes/no"
-    if words <= {"0", "1"}:
         return "yes/no"
     units = {each: count for each, count in dimensions.items() if each}
     if len(units) > 1 and not all(known_unit(quantity(cell)[1] or "%") for cell in numbers):
@@ -206,45 +141,52 @@ def slashes_part_values(words: set[str]) -> bool:
     return sum(each in words for each in denominators) > len(denominators) / 2
 
 
+def _absent(cells: pd.Series) -> set[str]:
+    """What means 'no' in a column that only marks what is there: the dashes, or else the empty cells."""
+    return DASHES & set(cells) or {""} & set(cells)
+
+
 def _yes_no(sheet: Sheet, name: str, style: Style) -> tuple[list[float], list[str]]:
     cells = sheet.cells[name].str.casefold()
-    told = set(cells[[not is_missing(cell, style) for cell in cells]])
-    only_marks = not told & NO - {"0"} and bool(told & POSITIVE_MARKS) and "0" not in told
-    if only_marks and "-" in set(cells) and "+" not in told and "" not in set(cells):
-        only_marks = True
+    told = {cell for cell in cells if not is_missing(cell, style)}
+    absent = _absent(cells) if told & POSITIVE_MARKS and not told & NO else set()
     numbers = []
     for index, cell in cells.items():
         if cell in YES or cell in NO:
             numbers.append(float(cell in YES))
-        elif only_marks and cell in ("", "-", "–", "—"):
+        elif cell in absent:
             numbers.append(0.0)
         elif is_missing(cell, style) or cell in MAYBE_MISSING:
             numbers.append(np.nan)
         else:
             numbers.append(_quantity_at(sheet, index, name, style.decimal)[0])
-    mark = sorted(told & POSITIVE_MARKS)
-    notes = (
-        [f"{mark[0]!r} is yes, {'an empty cell' if (cells == '').any() else '-'} is no"]
-        if only_marks and (cells.isin(["", "-"])).any()
-        else []
-    )
-    return numbers, notes
+    notes = [f"{min(told & POSITIVE_MARKS)!r} is yes, {_shown(absent)} is no"] if absent else []
+    return numbers, notes + gap_notes(cells.unique(), style, MAYBE_MISSING)
 
 
-def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[list[float], str, list[str]]:
+def _shown(absent: set[str]) -> str:
+    return min(absent) or "an empty cell"
+
+
+def _numbers(
+    sheet: Sheet, name: str, style: Style, unit: str | None, guessed: bool
+) -> tuple[list[float], str, list[str]]:
+    """Numbers in one unit, the unit, and notes. guessed: whether it was found out that the column holds numbers."""
     cells = sheet.cells[name]
     signs = Counter(sign for sign in map(decimal_sign, cells) if sign)
     decimal = signs.most_common(1)[0][0] if signs else style.decimal
+    absent = _absent(cells) if cells.str.fullmatch(r"\+{2,}").any() else set()
+    gaps = {cell for cell in cells.unique() if is_missing(cell, style) or cell.casefold() in MAYBE_MISSING} - absent
     read = [
-        (np.nan, "")
-        if is_missing(cell, style) or cell.casefold() in MAYBE_MISSING
-        else _quantity_at(sheet, i, name, decimal)
+        (np.nan, "") if cell in gaps else (0.0, "") if cell in absent else _quantity_at(sheet, i, name, decimal)
         for i, cell in cells.items()
     ]
-    missing = impossible_negatives(np.array([number for number, _ in read]))
-    read = [(np.nan, "") if number in missing else (number, found) for number, found in read]
+    marks = marks_of_gaps(np.array([number for number, _ in read]), guessed)
+    read = [(np.nan, "") if number in marks else (number, found) for number, found in read]
     units = Counter(found for _, found in read if found)
     wanted = unit or header_unit(name) or _common_unit(units, sum(not np.isnan(number) for number, _ in read))
+    if wanted == "%":
+        _require_percents(sheet, name, read)
     numbers = []
     for (number, found), (index, cell) in zip(read, cells.items(), strict=True):
         try:
@@ -253,23 +195,43 @@ def _numbers(sheet: Sheet, name: str, style: Style, unit: str | None) -> tuple[l
             raise ValueError(
                 f"{sheet.place(index, name)}: {cell!r}: {error}. Write it in the column's unit."
             ) from None
-    notes = []
+    notes = [f"'++' is 2, '+' is 1, {_shown(absent)} is 0"] if absent else []
     bare = sum(not found and not np.isnan(number) for number, found in read)
     if units and bare:
         notes.append(f"{bare} without a unit taken for {wanted}")
     if len(units) > 1:
         notes.append(f"{', '.join(units)} brought to {wanted}")
-    middles = sum(
-        bool(re.search(r"\d\s*[^\W\d]*\s*(-|–|—|to|bis|\.\.)\s*\d", re.sub(r"[eE]-\d", "", cell))) for cell in cells
-    )
-    if middles:
-        notes.append(f"{middles} range{'s' if middles > 1 else ''} read as the middle")
-    fractions = [cell for cell in cells if without_fractions(cell) != cell]
+    told = [cell for cell in cells if cell not in gaps | absent]
+    notes += [*_reading_notes(told, decimal), *(f"{mark:g} read as a gap: {why}" for mark, why in marks.items())]
+    return numbers, wanted, notes + gap_notes(cells.unique(), style, MAYBE_MISSING)
+
+
+def _reading_notes(told: Sequence[str], decimal: str) -> list[str]:
+    """What was made of ranges, fractions and numbers with something around them."""
+    notes = []
+    ranges = sum(is_range(cell, decimal) for cell in told)
+    if ranges:
+        notes.append(f"{ranges} range{'s' if ranges > 1 else ''} read as the middle")
+    fractions = [cell for cell in told if without_fractions(cell) != cell]
     if fractions:
         notes.append(f"fractions read as numbers: {fractions[0]} is {quantity(fractions[0])[0]:.3g}")
-    if missing:
-        notes.append(f"{', '.join(f'{each:g}' for each in sorted(missing))} read as a gap: no other value is negative")
-    return numbers, wanted, notes
+    short = [cell for cell in dict.fromkeys(told) if is_shortened(cell)]
+    if short:
+        shown = ", ".join(f"{cell!r} read as {quantity(cell, decimal)[0]:g}" for cell in short[:2])
+        notes.append(shown + (f" and {len(short) - 2} more such" if len(short) > 2 else ""))
+    return notes
+
+
+def _require_percents(sheet: Sheet, name: str, read: Sequence[tuple[float, str]]) -> None:
+    """Raise ValueError for 0.5 beside 30 %, where it may be 0.5 % or 50 %."""
+    bare = [(i, number) for i, (number, unit) in enumerate(read) if not unit and number and not np.isnan(number)]
+    if bare and all(abs(number) <= 1 for _, number in bare) and any(unit and number > 1 for number, unit in read):
+        place, number = bare[0]
+        index = sheet.cells.index[place]
+        raise ValueError(
+            f"{sheet.place(index, name)}: {sheet.cells.loc[index, name]!r} has no %, so it may be {number:g}% or "
+            f"{100 * number:g}%. Write the one that is meant."
+        )
 
 
 def _common_unit(units: Counter, count: int) -> str:
@@ -278,35 +240,44 @@ def _common_unit(units: Counter, count: int) -> str:
     return unit if unit == "%" or units.total() >= count / 2 else ""
 
 
+_AFTER_A_SIGN = "mg|g|kg|mm|cm|km|ml|%|percent|(?:kilo|milli|centi|zenti)?(?:gram(?:m|me)?|met(?:er|re))s?"
+
+
 def header_unit(name: str) -> str:
-    """The unit that a header gives: 'mass (g)', 'wing [mm]', 'mass_kg', 'cover %'."""
-    last = re.search(r"[(\[]\s*([^()\[\]]+?)\s*[)\]]$|(?: / |(?<=\w)(?:[_.\s/]|, ?))(mg|g|kg|mm|cm|km|ml|%)$", name)
-    unit = (last.group(1) or last.group(2)) if last else ""
-    return unit_name(unit) if unit and known_unit(unit) else ""
+    """The unit that a header gives: 'mass (g)', 'wing [mm, adults]', 'mass_kg', 'length in cm', 'cover %'."""
+    name = re.sub(r"(?<=\w)\(s\)", "s", name)  # egg(s) are no seconds
+    brackets = re.findall(r"(?:[(\[{<]|\.\.)(?:in )?([^()\[\]{}<>,;.]+)(?:[)\]}>,;]|\.$)", name)
+    last = re.findall(rf"(?:[\s/,:_.-]|\bin )({_AFTER_A_SIGN})$", name)
+    return next((unit_name(unit) for unit in (*brackets, *last) if known_unit(unit.strip())), "")
 
 
-def impossible_negatives(numbers: np.ndarray) -> set[float]:
-    """-1, -9, -99, -999.9 and the like, where the other values show that they cannot be meant as numbers."""
+def marks_of_gaps(numbers: np.ndarray, guessed: bool = True) -> dict[float, str]:
+    """-1, -99, -999.9 and 9999 where the other values show that they cannot be meant as numbers, each with the reason.
+
+    guessed: whether 999 and 9999 may be such marks, which only are far above all others.
+    """
     told = numbers[~np.isnan(numbers)]
-    marks = {float(each) for each in set(told[told < 0]) if each == -1 or re.fullmatch(r"-9+(\.9+)?", f"{each:g}")}
+    nines = [float(each) for each in set(told) if each == -1 or re.fullmatch(r"-?9+(\.9+)?", f"{each:.10g}")]
+    marks = {each for each in nines if each < 0 or each >= 999}
     others = told[~np.isin(told, list(marks))]
     if not marks or not len(others):
-        return set()
-    found = {mark for mark in marks if mark <= -99 and -mark > 3 * np.abs(others).max()}
+        return {}
+    top = np.abs(others).max()
+    found = {mark: "far from all other values" for mark in marks if mark <= -99 and -mark > 3 * top}
+    if guessed:
+        found |= {mark: f"all others are at most {top:g}" for mark in marks if mark > 10 * top > 0}
     if others.min() >= 0:
-        found |= {mark for mark in marks if mark <= -99 or (mark == -9 and others.max() < 9)}
+        low = {mark for mark in marks if mark <= -99 or (mark == -9 and others.max() < 9)}
         if others.max() > 1 or len(set(others)) > 2:
-            found |= marks & {-1.0}
-    return found
+            low |= marks & {-1.0}
+        found |= dict.fromkeys(low, "no other value is negative")
+    return dict(sorted(found.items()))
 
 
 def _quantity_at(sheet: Sheet, index: Any, name: str, decimal: str) -> tuple[float, str]:
     cell = sheet.cells.loc[index, name]
     if is_date(cell):
-        raise ValueError(
-            f"{sheet.place(index, name)}: {cell!r} looks like a range or a number that a spreadsheet "
-            "has turned into a date. Format the column as text and type the value again, such as 9-12."
-        )
+        raise _date(sheet, index, name)
     try:
         return quantity(cell, decimal)
     except ValueError as error:
@@ -316,36 +287,16 @@ def _quantity_at(sheet: Sheet, index: Any, name: str, decimal: str) -> tuple[flo
         ) from None
 
 
-def _categories(
-    sheet: Sheet, name: str, owners: np.ndarray, count: int, style: Style, categories: Sequence[str] | None
-) -> Column:
-    cells = sheet.cells[name]
-    told = [cell for cell in cells if not is_missing(cell, style)]
-    separator = best_separator(told) if categories is None else None
-    known = {each.casefold(): each for each in categories or ()}
-    split = {cell: split_cell(cell, separator) for cell in told}
-    if categories is not None:
-        split = {cell: [cell] if cell.casefold() in known else _known_pieces(cell) for cell in told}
-    for pieces in split.values():
-        for piece in pieces:
-            if categories is None:
-                known.setdefault(piece.casefold(), piece)
-    if categories is None:
-        known = dict(sorted(known.items()))
-    place = {key: i for i, key in enumerate(known)}
-    values = np.full((count, len(known)), np.nan)
-    for (index, cell), owner in zip(cells.items(), owners, strict=True):
-        if cell not in split:
-            continue
-        values[owner] = np.nan_to_num(values[owner])
-        for piece in split[cell]:
-            if piece.casefold() not in place:
-                shown = ", ".join(list(known.values())[:12])
-                raise ValueError(f"{sheet.place(index, name)}: {piece!r} is not one of {shown}.")
-            values[owner, place[piece.casefold()]] = 1.0
-    notes = [f"several values in a cell, parted by {separator.strip()!r}"] if separator else []
-    return Column(name, "category", values, "", list(known.values()), notes)
+def _require_no_dates(sheet: Sheet, name: str) -> None:
+    """Raise ValueError for a date among words, which are no dates."""
+    dates = sheet.cells[name][sheet.cells[name].map(is_date)]
+    if len(dates):
+        raise _date(sheet, dates.index[0], name)
 
 
-def _known_pieces(cell: str) -> list[str]:
-    return [piece.strip() for piece in re.split(r"[;|,/+]", cell) if piece.strip()]
+def _date(sheet: Sheet, index: Any, name: str) -> ValueError:
+    return ValueError(
+        f"{sheet.place(index, name)}: {sheet.cells.loc[index, name]!r} looks like a range or a number that a "
+        "spreadsheet has turned into a date. Format the column as text and type the value again, such as 9-12, or say "
+        f"ignore=[{name!r}] (--ignore {name})."
+    )

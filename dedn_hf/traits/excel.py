@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from dedn_hf.modeling.quantities import known_unit
 from dedn_hf.traits.cells import is_number, text_of
 
 
@@ -83,9 +85,11 @@ def _table_size(rows: list[tuple[int, list[str]]]) -> int:
 
 
 def _excel_text(cell: Any) -> str:
-    value = cell.value
-    if isinstance(value, float) and "%" in (cell.number_format or "") and cell.data_type == "n":
+    """The text of a cell, with the % or the unit that only its format shows."""
+    value, shown = cell.value, cell.number_format or ""
+    if isinstance(value, bool) or not isinstance(value, int | float) or cell.data_type != "n":
+        return text_of(value)
+    if "%" in shown:
         return f"{value * 100:.12g}%"
-    if isinstance(value, int) and not isinstance(value, bool) and "%" in (cell.number_format or ""):
-        return f"{value * 100}%"
-    return text_of(value)
+    unit = re.search(r'"\s*([^"]+?)\s*"', shown.split(";")[0])
+    return f"{text_of(value)} {unit[1]}" if unit and known_unit(unit[1]) else text_of(value)

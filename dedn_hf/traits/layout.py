@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from dedn_hf.modeling.attribute_table import GROUP_ROW
-from dedn_hf.modeling.inputs import MISSING, known_unit, quantity
+from dedn_hf.modeling.quantities import known_unit, means_missing, quantity
 from dedn_hf.traits import matching
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
 
-TRAIT = (
-    "traitname",
-    "measurementtype",
-    "trait",
-    "predicate",
-    "attribute",
-    "character",
-    "variable",
-    "parameter",
-    "merkmal",
-)
-VALUE = (
-    "stdvalue",
-    "measurementvalue",
-    "origvaluestr",
-    "traitvalue",
-    "normalmeasurement",
-    "value",
-    "measurement",
-    "wert",
-)
+TRAIT = "traitname measurementtype trait predicate attribute character characteristic variable parameter property"
+TRAIT += " feature merkmal eigenschaft caractère caractere rasgo caracter carácter carattere kenmerk"
+VALUE = "stdvalue measurementvalue origvaluestr traitvalue normalmeasurement value measurement measure state score"
+VALUE += " characterstate wert ausprägung valeur valor valore waarde"
 UNIT = {"stdvalue": ("unitname",), "origvaluestr": ("origunitstr", "unitname")}
-UNITS = ("measurementunit", "unitname", "normalunits", "units", "unit", "einheit")
+UNITS = "measurementunit unitname traitunit normalunits units unit uom einheit unité unite unidad unità unita eenheid"
+UNIT_ROWS = ("", "unit", "units", "einheit", "einheiten", "unité", "unités", "unidad", "unidades", "unità")
 
 
 def turned(sheet: Sheet, class_column: str, columns: Sequence[str] | None = None) -> Sheet:
@@ -72,7 +57,7 @@ def turned(sheet: Sheet, class_column: str, columns: Sequence[str] | None = None
     lines = wide["line"].fillna(0).drop(columns="turn")
     lines[class_column] = wide["text"][class_column].map(first)
     left = len(cells) - len(rows)
-    note = f"one trait a row: {rows[trait].nunique()} traits of {trait!r} turned into columns"
+    note = f"one trait a row: each of {rows[trait].nunique()} in {trait!r} became a column"
     notes = [*sheet.notes, note + (f"; {left} rows without a trait or a class left out" if left else "")]
     turned_cells = wide["text"].fillna("").drop(columns="turn")
     turned_cells.columns.name = lines.columns.name = None
@@ -139,7 +124,7 @@ def _looks_transposed(cells: pd.DataFrame) -> bool:
     body = cells.iloc[:, 1:]
     if body.shape[1] < 3 or len(body) < 2:
         return False
-    gaps = body.map(lambda cell: cell.casefold() in MISSING)
+    gaps = body.map(lambda cell: means_missing(cell))
     numbers = body.map(is_number) & ~gaps
     text = ~numbers & ~gaps
     if text.to_numpy().any():
@@ -158,12 +143,13 @@ def second_headers(opened: Sheet, class_column: str) -> tuple[Sheet, dict[str, s
     groups, units = None, {}
     while len(opened.cells) > 1:
         row = opened.cells.iloc[0]
-        told = {name: cell for name, cell in row.items() if name != class_column and cell}
+        told = {name: cell.strip("()[] ") for name, cell in row.items() if name != class_column and cell}
+        given = {name: cell for name, cell in told.items() if known_unit(cell)}
         mark = row[class_column].casefold()
         if mark == GROUP_ROW:
             groups = row.to_dict()
-        elif mark in ("", "unit", "units", "einheit") and told and all(map(known_unit, told.values())):
-            units = told
+        elif mark.strip("()[]: ") in UNIT_ROWS and given and not any(map(is_number, told.values())):
+            units = given
             opened.notes.append("units in the row under the header")
         else:
             break
@@ -173,16 +159,43 @@ def second_headers(opened: Sheet, class_column: str) -> tuple[Sheet, dict[str, s
 
 def _long_columns(sheet: Sheet, class_column: str) -> tuple[str, str, str | None] | None:
     plain = {_plain(name): name for name in sheet.cells if name != class_column}
-    trait = next((plain[each] for each in TRAIT if each in plain), None)
-    value = next((plain[each] for each in VALUE if each in plain), None)
+    trait = next((plain[each] for each in TRAIT.split() if each in plain), None)
+    value = next((plain[each] for each in VALUE.split() if each in plain), None)
     if trait is None or value is None:
         return None
     traits = sheet.cells[trait][sheet.cells[trait] != ""]
     names = sheet.cells[class_column]
     if traits.nunique() == len(traits) and names.nunique() == len(names):
         return None
-    units = UNIT.get(_plain(value), UNITS)
+    units = UNIT.get(_plain(value), UNITS.split())
     return trait, value, next((plain[each] for each in units if each in plain), None)
+
+
+def seems_long(sheet: Sheet, class_column: str) -> str | None:
+    """A column with at least three words that all classes have in different rows, as names of traits would be."""
+    cells = sheet.cells
+    classes = cells[class_column].nunique()
+    for name in cells:
+        words = cells[name].nunique()
+        pairs = cells[[class_column, name]].duplicated().any()
+        if name != class_column and words > 2 and not pairs and len(cells) == words * classes and classes > 1:
+            return name
+    return None
+
+
+def with_binomials(sheet: Sheet) -> Sheet:
+    """The sheet with 'Parus' and 'major' of two columns as one name: 'major' may be a species of several genera."""
+    plain = {_plain(name): name for name in sheet.cells}
+    genus = next((plain[each] for each in ("genus", "gattung", "género", "genere") if each in plain), None)
+    species = next((plain[each] for each in ("specificepithet", "epithet", "species", "art") if each in plain), None)
+    if genus is None or species is None:
+        return sheet
+    first, second = sheet.cells[genus], sheet.cells[species]
+    if not second[second != ""].str.fullmatch(r"[a-zë-]+").all():
+        return sheet
+    both = (first + " " + second).where((first != "") & (second != ""), second)
+    notes = [*sheet.notes, f"names put together from {genus!r} and {species!r}"]
+    return replace(sheet, cells=sheet.cells.assign(**{species: both}), notes=notes)
 
 
 def _plain(name: str) -> str:

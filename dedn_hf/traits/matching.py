@@ -22,9 +22,10 @@ _HEADERS = (
 _HEADERS += (
     "latin taxon taxonname animal bird plant commonname common vernacularname english englishname name artname art "
 )
-_HEADERS += "klasse espece especie espèce nom nombre specie soort canonicalname"
+_HEADERS += "klasse espece especie espèce nom nombre specie soort canonicalname specificepithet epithet"
 CLASS_HEADERS = _HEADERS.split()
 _APOSTROPHES = "'’‘`´ʼʹ′ˈ＇"
+_SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae"})
 
 
 @dataclass
@@ -74,16 +75,26 @@ def read_names(names: str | Path | Mapping, photos: Sequence[str] | None) -> dic
 
 @functools.lru_cache(maxsize=500_000)
 def keys_of(name: str) -> list[set[str]]:
-    """What a name may match by, the strictest first."""
+    """What a name may match by, the strictest first; by the last of them, only if nothing else does."""
     plain = unicodedata.normalize("NFC", clean(name))
-    folded = _folded(re.sub(r"^\s*\d+\s*[._)\- ]+\s*(?=\D)", "", plain))
+    bare = re.sub(r"^\s*\d+\s*[._)\- ]+\s*(?=\D)|\s*[*†‡]+$", "", plain)
+    folded = _folded(bare)
     inside = [_folded(part) for part in re.findall(r"[(\[]([^()\[\]]+)[)\]]", plain)]
-    outside = _folded(re.sub(r"[(\[][^()\[\]]*[)\]]", " ", re.sub(r"^\s*\d+\s*[._)\- ]+\s*(?=\D)", "", plain)))
-    bare = {
-        _without_accents(re.sub(r"s\b", "", re.sub(rf"[{_APOSTROPHES}]s\b", "", key))) for key in (folded, outside)
-    }
+    outside = _folded(re.sub(r"[(\[][^()\[\]]*[)\]]", " ", bare))
     no_apostrophe = {re.sub(rf"[{_APOSTROPHES}]", "", key) for key in (folded, outside, *inside)}
-    return [{plain}, {folded}, no_apostrophe, {_without_accents(key) for key in no_apostrophe}, bare - {""}]
+    return [{plain}, {folded}, no_apostrophe, set(map(_without_accents, no_apostrophe)), _loose(bare, folded, outside)]
+
+
+def _loose(name: str, folded: str, outside: str) -> set[str]:
+    """A name without plurals and authors, with ue for ü, in one word; its parts, such as the Latin one."""
+    keys = {re.sub(r"s\b", "", re.sub(rf"[{_APOSTROPHES}]s\b", "", key)) for key in (folded, outside)}
+    keys |= {folded.translate(_SPELLED_OUT), re.sub(r" spp?$", "", folded), folded.replace(" ", "")}
+    author = re.match(r"([A-Z][a-zë-]+[ _][a-zë-]+(?:[ _][a-zë-]+)?)[ _,(]+(?=[A-Z])", name)
+    parts = [author[1]] if author else []
+    parts += re.split(r"\s[/|=–-]\s", name)
+    first, comma, rest = name.partition(", ")
+    parts += [rest + " " + first, *(part for part in (first, rest) if " " in part)] if comma else []
+    return {_without_accents(key) for key in keys | set(map(_folded, parts))} - {""}
 
 
 def written_in_two_ways(unmatched: Iterable[str], names: Iterable[str]) -> list[str]:
@@ -184,9 +195,9 @@ def _only_numbers(column: pd.Series) -> bool:
 
 def count_matches(names: Iterable[str], folders: Sequence[str], aliases: Mapping[str, Sequence[str]] | None) -> int:
     """How many folders have a name in the column."""
-    keys = set().union(*(set().union(*keys_of(name)[:4]) for name in set(names) if name))
+    keys = set().union(*(set().union(*keys_of(name)) for name in set(names) if name))
     wanted = [[folder, *(aliases or {}).get(folder, [])] for folder in folders]
-    return sum(any(keys & set().union(*keys_of(name)[:4]) for name in each) for each in wanted)
+    return sum(any(keys & set().union(*keys_of(name)) for name in each) for each in wanted)
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
@@ -214,7 +225,8 @@ def _require_one(found: Sequence[str], folder: str) -> None:
 
 def _folded(name: str) -> str:
     name = re.sub(rf"[{_APOSTROPHES}]", "'", unicodedata.normalize("NFKC", name).casefold())
-    return " ".join(re.sub(r"[_\-‐‑–—/+.,:()\[\]]", " ", name).split())
+    words = re.sub(r"[_\-‐‑–—/+.,:()\[\]]", " ", name.replace("&", " and ")).split()
+    return " ".join(re.sub(r"^0+(?=\d+$)", "", word) for word in words)  # spreadsheets make 1 of 001
 
 
 def _without_accents(name: str) -> str:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import statistics
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,19 +14,12 @@ from typing import Any
 
 import pandas as pd
 
-from dedn_hf.modeling.inputs import known_unit, quantity
-from dedn_hf.traits.cells import clean, is_number, text_of
+from dedn_hf.modeling.quantities import known_unit, quantity
+from dedn_hf.traits.cells import clean_lines, is_number, text_of
 from dedn_hf.traits.excel import excel_rows
+from dedn_hf.traits.files import ZIP, decoded, table_bytes
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-NO_TEXT = {
-    b"\xd0\xcf\x11\xe0": "an Excel file of the old format. Save it as .xlsx or CSV",
-    b"\x1f\x8b": "compressed. Unpack it first",
-    b"%PDF": "a PDF file. Export the table as CSV",
-    b"MATLAB": "a MATLAB file. Export the table as CSV",
-    b"\x89HDF": "an HDF5 file. Export the table as CSV",
-    b"\x93NUMPY": "a NumPy file. Pass a pandas DataFrame with names instead",
-}
 FIRST_HEADERS = ("class", "species", "name", "folder", "label", "taxon", "animal", "bird", "art", "especie", "espèce")
 
 
@@ -85,29 +77,22 @@ def open_sheet(
     if isinstance(source, pd.DataFrame):
         return _from_frame(source, "the DataFrame")
     path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"No trait table at {path}. Give a CSV or Excel file with one row a class.")
-    data = path.read_bytes()
-    if data[:4] == b"PK\x03\x04":
-        if b"opendocument.spreadsheet" in data[:100]:
-            raise ValueError(f"{path} is an OpenDocument table. Save it as .xlsx or CSV.")
-        if zipfile.is_zipfile(path) and b"[Content_Types].xml" not in data:
-            raise ValueError(f"{path} is a zip archive. Unpack it first.")
+    data, unpacked = table_bytes(path)
+    if data[:4] == ZIP:
         rows, name, notes = excel_rows(path, data, sheet)
-        return _with_header(rows, f"{path}, sheet {name!r}", notes, header, "row")
+        return _with_header(rows, f"{path}, sheet {name!r}", [*unpacked, *notes], header, "row")
     if data[:4] == b"PAR1":
-        return _from_frame(pd.read_parquet(path), str(path))
-    for start, what in NO_TEXT.items():
-        if data.startswith(start):
-            raise ValueError(f"{path} is {what}.")
-    text, notes = _decoded(path, data, encoding)
-    if re.match(r"\s*<(!doctype|html|\?xml|table)", text, re.IGNORECASE):
+        return _from_frame(pd.read_parquet(io.BytesIO(data)), str(path))
+    if data[:6] == b"ARROW1":
+        return _from_frame(pd.read_feather(io.BytesIO(data)), str(path))
+    text, notes = decoded(path, data, encoding)
+    if re.match(r"\s*<[!?a-z]", text, re.IGNORECASE):
         raise ValueError(f"{path} is a web page or XML, whatever its name says. Save the table as .xlsx or CSV.")
     if delimiter is None and text.lstrip()[:1] in ("{", "["):
         return _from_json(path, text)
     rows, used = _delimited(path, text, delimiter)
     notes.append(f"columns parted by {DELIMITERS.get(used, repr(used))}")
-    opened = _with_header(rows, str(path), notes, header, "line")
+    opened = _with_header(rows, str(path), [*unpacked, *notes], header, "line")
     opened.delimiter = used
     return opened
 
@@ -117,7 +102,9 @@ def _from_json(path: Path, text: str) -> Sheet:
     lines = [line for line in text.split("\n") if line.strip()]
     try:
         records = json.loads(text) if lines[0].lstrip().startswith("[") else [json.loads(line) for line in lines]
-        if any(isinstance(value, dict) for record in records for value in record.values()):
+        values = [value for record in records for value in record.values()]
+        inside = [each for value in values if isinstance(value, list) for each in value]
+        if any(isinstance(each, dict) for each in values) or any(isinstance(each, dict | list) for each in inside):
             raise ValueError
         return _from_frame(pd.DataFrame.from_records(records), str(path))
     except (ValueError, TypeError, AttributeError):
@@ -126,49 +113,26 @@ def _from_json(path: Path, text: str) -> Sheet:
         ) from None
 
 
-def _decoded(path: Path, data: bytes, encoding: str | None) -> tuple[str, list[str]]:
-    if encoding is None:
-        encoding = _encoding(data)
-    try:
-        text = data.decode(encoding)
-    except (UnicodeDecodeError, LookupError) as error:
-        raise ValueError(f"{path} is not text in {encoding!r} ({error}). Give another encoding.") from None
-    if "\0" in text:
-        raise ValueError(f"{path} is not a text file. Save the table as CSV or .xlsx.")
-    shown = {"cp1252": "Windows-1252 (Latin-1)", "utf-8-sig": "UTF-8"}.get(encoding, encoding.upper())
-    return re.sub(r"\r+\n|\r", "\n", text.lstrip("\ufeff")), [f"text in {shown}"]
-
-
-def _encoding(data: bytes) -> str:
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    start = data[:2000]
-    for place, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-        if len(start) > 3 and start[place::2].count(0) > len(start) / 2 * 0.6:
-            return encoding
-    for encoding in ("utf-8-sig", "cp1252"):
-        try:
-            data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return "latin-1"
-
-
 def _delimited(path: Path, text: str, delimiter: str | None) -> tuple[list[tuple[int, list[str]]], str]:
     """Line number and cells of every line, and the delimiter."""
     lines = text.split("\n")
-    first = next((i for i, line in enumerate(lines) if line.strip()), None)
+    first = next((i for i, line in enumerate(lines) if line.strip(" ,;\t|")), None)
     if first is None:
         raise ValueError(f"{path} is empty. Give a table with a header and one row a class.")
-    if delimiter is None and not any(each in text for each in DELIMITERS) and re.search(r"\S {2,}\S", text):
-        raise ValueError(f"The columns of {path} are parted by spaces only. Save it as CSV with commas or tabs.")
+    if delimiter is None and not any(each in text for each in DELIMITERS):
+        seen = "its columns are parted by spaces only" if re.search(r"\S {2,}\S", text) else "only one column is found"
+        raise ValueError(
+            f"{path}: {seen}. Save it as CSV with commas or tabs, or say what parts the columns (delimiter=, "
+            "--delimiter)."
+        )
     named = re.fullmatch(r'"?sep=(.|\\t)"?[,;\t]*', lines[first].strip(" "), re.IGNORECASE)
     if named:
         delimiter = delimiter or named.group(1).replace("\\t", "\t")
         lines[first] = ""
     # A quote in a comment would swallow what follows; empty lines keep the numbers right.
     lines = ["" if _is_comment(line) else line for line in lines]
+    if all(re.fullmatch(r'"[^"]+"', line) for line in lines if line):  # some program has quoted whole lines
+        lines = [line.strip('"') for line in lines]
     csv.field_size_limit(2**31 - 1)
     if delimiter is None:
         delimiter = max(DELIMITERS, key=lambda each: _fit(lines, each))
@@ -186,6 +150,9 @@ def _delimited(path: Path, text: str, delimiter: str | None) -> tuple[list[tuple
 
 
 def _is_comment(line: str) -> bool:
+    """A line that begins with #, or a rule such as |---|---| under the header."""
+    if re.fullmatch(r"[\s|:+=-]*---[\s|:+=-]*", line):
+        return True
     return bool(re.match(r'"?#(?!(group|traits)\b)', line, re.IGNORECASE)) and not re.match(r'"?#"?[,;\t|]', line)
 
 
@@ -221,7 +188,7 @@ def _with_header(
     word: str,
     at: int | None = None,
 ) -> Sheet:
-    rows = [(line, [clean(cell) for cell in cells]) for line, cells in rows]
+    rows = [(line, [clean_lines(cell) for cell in cells]) for line, cells in rows]
     rows = [(line, cells) for line, cells in rows if any(cells)]
     if header is not None:
         at = next((i for i, (line, _) in enumerate(rows) if line == header), None)
@@ -241,7 +208,8 @@ def _with_header(
     if again:
         notes.append(f"the header stands again in {word} {', '.join(str(line) for line, _ in again[:4])}: left out")
     rows = [row for i, row in enumerate(rows) if i <= at or row not in again]
-    names, rows = _named(rows[at][1], rows[at + 1 :], source, word, rows[at][0])
+    title = [" ".join(name.split()) for name in rows[at][1]]
+    names, rows = _named(title, rows[at + 1 :], source, word, rows[at][0])
     frame = pd.DataFrame([cells for _, cells in rows], columns=names, dtype=object)
     filled = [name for name in names if name.strip() and not _is_unnamed(name) or (frame[name] != "").any()]
     lines = pd.DataFrame({name: [line for line, _ in rows] for name in names}, columns=names)
@@ -312,7 +280,7 @@ def _require_header(header: Iterable[str], source: str, word: str, line: int) ->
     numbers = [name for name in header if is_number(name)]
     sizes = [quantity(name)[0] for name in numbers]
     counted = not any("." in name for name in numbers) and sizes == sorted(set(sizes))  # 1, 2, 3, or years
-    if len(numbers) > len(header) / 2 and not counted:
+    if len(numbers) > len(header) / 2 and (not counted or len(numbers) == len(header)):
         raise ValueError(
             f"{source}, {word} {line}: the first row holds numbers, not names of columns. Add a header row."
         )

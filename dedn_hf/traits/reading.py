@@ -13,13 +13,14 @@ import pandas as pd
 from dedn_hf.modeling.attribute_table import CLASS_COLUMNS, TRAITS_ROW, AttributeTable, near_names
 from dedn_hf.traits import layout, matching
 from dedn_hf.traits.choosing import why_no_trait
-from dedn_hf.traits.columns import KINDS, Column, Style, find_styles, read_column
+from dedn_hf.traits.columns import KINDS, Column, read_column
 from dedn_hf.traits.encoding import encode_columns
 from dedn_hf.traits.joining import ClassRows, beside
 from dedn_hf.traits.opening import Sheet, open_sheet
 from dedn_hf.traits.report import TraitReport
 from dedn_hf.traits.roles import find_role_column, roles_of
 from dedn_hf.traits.scaling import attributes_of
+from dedn_hf.traits.styles import Style, find_styles
 
 _TOTALS = "mean average total totals sum sd median mittelwert summe gesamt moyenne somme media promedio"
 _TOTALS += " minimum maximum min max stdev std"
@@ -156,15 +157,21 @@ def _class_rows(
 ) -> ClassRows:
     """One of the tables with its classes in rows; what was found out about it goes into the report."""
     opened = open_sheet(sources[number], dialect.sheet, dialect.delimiter, dialect.encoding, dialect.header)
-    opened = layout.upright(opened, folders, aliases, dialect.transposed)
+    opened = layout.with_binomials(layout.upright(opened, folders, aliases, dialect.transposed))
     given = dialect.name_column
     if len(sources) > 1 and given not in opened.cells:
         given = None  # it is the name of a column of another table
     class_column, why = matching.find_class_column(opened, folders, aliases, given)
+    opened.cells[class_column] = opened.cells[class_column].str.replace("\n", " ")
     opened = layout.turned(opened, class_column, dialect.long_columns)
     opened, ignored = layout.with_units(opened)
     opened, groups, units = layout.second_headers(opened, class_column)
     opened = _classes_only(opened, class_column)
+    if (trait := layout.seems_long(opened, class_column)) is not None:
+        report.warnings.append(
+            f"each class has a row for every {trait!r}: if these are traits, say long_columns=({trait!r}, 'VALUE') "
+            f"(--long {trait} VALUE), with the column of the values"
+        )
     if len(sources) > 1 and TRAITS_ROW in set(opened.cells[class_column]):
         raise ValueError(
             f"{opened.source} was written by this software, on its own scale. Give the tables it was made of."
@@ -376,7 +383,7 @@ def _checked(
     if len(zero):
         left_out = "; ".join(f"{name!r}: {why}" for name, why in list(report.ignored.items())[:6])
         raise ValueError(
-            f"{report.source}: class {class_names[zero[0]]!r} is 0 in all {len(traits)} attributes, so nothing "
+            f"{report.source}: class {class_names[zero[0]]!r} is 0 in all attributes, so nothing "
             f"describes it. Give it a trait that it has{f' (not used: {left_out})' if left_out else ''}."
         )
     names = [trait["attribute"] for trait in traits]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dedn_hf.modeling.attribute_table import AttributeTable
+from dedn_hf.traits.columns import header_unit
 
 MANY_GAPS = 0.5
 SHOWN = 6
@@ -78,14 +79,16 @@ class TraitReport:
                 self.warnings.append(f"{column['name']!r} is a gap in {column['gaps']:.0%} of the classes")
 
     def __str__(self) -> str:
-        lines = [f"{self.source}: {self.classes} classes ({self.seen} seen), {self.attributes} attributes"]
+        classes, attributes = _count(self.classes, "class", "es"), _count(self.attributes, "attribute", "s")
+        lines = [f"{self.source}: {classes} ({self.seen} seen), {attributes}"]
         lines += [f"  {note}" for note in self.notes]
         found = "{} of {} photo classes found in it".format(*self.photo_classes) if self.photo_classes else ""
         lines.append(f"  classes: {self.class_column}{', ' if found else ''}{found}")
         if self.several_rows:
             most = max(self.several_rows.values())
             shown = _some(self.several_rows)
-            lines.append(f"  {len(self.several_rows)} classes have several rows (up to {most}), made one: {shown}")
+            have = "class has" if len(self.several_rows) == 1 else "classes have"
+            lines.append(f"  {len(self.several_rows)} {have} several rows (up to {most}), made one: {shown}")
         if self.matched:
             lines.append(
                 f"  {len(self.matched)} named otherwise: {_some([f'{a} = {b}' for a, b in self.matched.items()], 3)}"
@@ -109,11 +112,11 @@ class TraitReport:
         by_kind = defaultdict(list)
         for column in self.columns:
             plain = not (column["notes"] or column["gaps"] or column["kind"] == "category")
-            unit = f" ({column['unit']})" if column["unit"] else ""
+            unit = f" ({column['unit']})" if column["unit"] not in ("", header_unit(column["name"])) else ""
             if len(self.columns) > 24 or plain:
                 by_kind[column["kind"]].append(column["name"] + unit)
                 continue
-            size = f", {column['attributes']} values" if column["kind"] == "category" else ""
+            size = f", {_count(column['attributes'], 'value', 's')}" if column["kind"] == "category" else ""
             gaps = f", {column['gaps']:.0%} gaps" if column["gaps"] else ""
             notes = "".join(f"; {note}" for note in column["notes"])
             lines.append(f"  {column['name']}{unit}: {column['kind']}{size}{gaps}{notes}")
@@ -149,6 +152,10 @@ def dominating(table: AttributeTable) -> list[tuple[str, float]]:
     for column, each in zip(of, spread / max(spread.sum(), 1e-30), strict=True):
         shares[column] += each
     return [(name, each) for name, each in shares.items() if len(shares) > 2 and each > 0.5]
+
+
+def _count(number: int, word: str, ending: str) -> str:
+    return f"{number} {word}{ending * (number != 1)}"
 
 
 def _some(names: Sequence[str] | dict, count: int = SHOWN) -> str:

@@ -1,5 +1,6 @@
 """Excel files as people keep them: merged cells, several sheets, formulas; and files that only look like Excel."""
 
+import datetime
 import zipfile
 
 import pytest
@@ -102,7 +103,77 @@ def test_other_archives_are_not_called_excel(tmp_path):
         archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
     with pytest.raises(ValueError, match="OpenDocument table. Save it as .xlsx"):
         read_traits(tmp_path / "t.ods")
+
+
+@pytest.mark.parametrize("name", ["birds.csv", "deep/birds.txt"])
+def test_the_only_file_of_an_archive_is_read(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
-        archive.writestr("t.csv", "class,a\nx,1\n")
-    with pytest.raises(ValueError, match="zip archive. Unpack it"):
+        archive.writestr(name, "class,size\nWren,10\nKite,60\n")
+        archive.writestr("__MACOSX/._birds", b"x")
+    table = read_traits(tmp_path / "t.zip")
+    assert table.class_names == ["Wren", "Kite"]
+    assert f"unpacked: {name}" in str(table.report)
+
+
+def test_an_archive_of_several_files_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+        archive.writestr("a.csv", "class,a\nx,1\n")
+        archive.writestr("b.csv", "class,a\nx,1\n")
+    with pytest.raises(ValueError, match="zip archive of 2 files. Unpack it"):
         read_traits(tmp_path / "t.zip")
+
+
+SIZES = [["species", "size", "bill"], ["Wren", 10, "cone"], ["Kite", 60, "hook"], ["Swan", 150, "flat"]]
+
+
+def sizes(tmp_path, *, cells=(), formats=()):
+    """A small sheet with some cells changed: {cell: value}, {cell: format}."""
+    book = openpyxl.Workbook()
+    for row in SIZES:
+        book.active.append(row)
+    for cell, value in cells:
+        book.active[cell] = value
+    for cell, shown in formats:
+        book.active[cell].number_format = shown
+    book.save(tmp_path / "t.xlsx")
+    return read_traits(tmp_path / "t.xlsx")
+
+
+@pytest.mark.parametrize("shown", ['0 "cm"', '0.0" cm"', '#,##0 "cm";-0 "cm"', '0\\ "cm"'])
+def test_a_unit_that_only_the_format_of_the_cells_shows_is_the_unit(tmp_path, shown):
+    table = sizes(tmp_path, formats=[(f"B{row}", shown) for row in (2, 3, 4)])
+    assert (table.traits[0]["unit"], table.traits[0]["range"]) == ("cm", [10, 150])
+
+
+def test_a_share_beside_percentages_may_be_either_and_is_refused(tmp_path):
+    cells = [("B2", 0.1), ("B3", 0.6), ("B4", 0.15)]
+    with pytest.raises(ValueError, match="row 3, column 'size': '0.6' has no %, so it may be 0.6% or 60%"):
+        sizes(tmp_path, cells=cells, formats=[("B2", "0%"), ("B4", "0%")])
+
+
+@pytest.mark.parametrize(("cell", "column"), [("B3", "size"), ("C3", "bill")])
+@pytest.mark.parametrize("value", [datetime.datetime(2024, 12, 9), datetime.date(2024, 12, 9)])
+def test_a_date_among_numbers_or_words_is_refused(tmp_path, cell, column, value):
+    with pytest.raises(ValueError, match=f"row 3, column '{column}': '2024-12-09.*turned into a date.*--ignore"):
+        sizes(tmp_path, cells=[(cell, value)])
+
+
+def test_a_column_of_dates_is_no_trait_but_may_have_been_ranges(tmp_path):
+    days = [(f"B{row}", datetime.datetime(2024, row, 9)) for row in (2, 3, 4)]
+    assert "dates; where ranges such as 9-12 were meant" in sizes(tmp_path, cells=days).report.ignored["size"]
+
+
+@pytest.mark.parametrize(
+    "units", [[None, "(cm)", None], ["Units", "cm", "-"], ["[unit]", "[cm]", "text"], ["", "cm", "word"]]
+)
+def test_units_under_the_header_in_any_form(tmp_path, units):
+    table = read_traits(write(tmp_path / "t.xlsx", [SIZES[0], units, *SIZES[1:]]))
+    assert table.class_names == ["Wren", "Kite", "Swan"]
+    assert table.traits[0]["unit"] == "cm"
+
+
+def test_lines_of_a_cell_are_values_of_their_own(tmp_path):
+    rows = [["species", "size", "colours"], ["a", 1, "brown\nwhite"], ["b", 2, "brown"], ["c", 3, "white"]]
+    table = read_traits(write(tmp_path / "t.xlsx", rows))
+    assert table.attribute_names[1:] == ["colours=brown", "colours=white"]
+    assert table.class_attributes[:, 1:].tolist() == [[1, 1], [1, 0], [0, 1]]

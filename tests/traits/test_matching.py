@@ -31,12 +31,54 @@ def read(tmp_path, classes, **arguments):
         ("House Wren (Troglodytes aedon)", "House wren"),
         ("Gull_Tern", "Gull/Tern"),
         ("grizzly+bear", "Grizzly bear"),
+        ("Parus_major", "Parus major Linnaeus, 1758"),
+        ("Parus major", "Parus major (L.)"),
+        ("Bellis perennis", "Bellis perennis L."),
+        ("Parus major Linnaeus 1758", "Parus major"),
+        ("Parus major", "Parus major*"),
+        ("Parus", "Parus sp."),
+        ("Parus major", "Great Tit / Parus major"),
+        ("Great Tit", "Great Tit - Parus major"),
+        ("Great Tit", "Great Tit, Parus major"),
+        ("Great Tit", "Tit, Great"),
+        ("GreatTit", "Great Tit"),
+        ("great_tit", "GreatTit"),
+        ("Black and white Warbler", "Black & White Warbler"),
+        ("Gruenspecht", "Grünspecht"),
+        ("001", "1"),
     ],
 )
 def test_a_folder_is_found_however_it_is_written(tmp_path, folder, name):
     table = read(tmp_path, [name, "Kite", "Swan"], photos=[folder, "Kite"])
     assert table.class_names == [folder, "Kite", "Swan"]
     assert table.roles == ["train", "train", "unseen"]
+
+
+@pytest.mark.parametrize(
+    ("names", "folder"),
+    [
+        (["Tit, Great", "Great Tit / Parus major", "Kite"], "Great Tit"),
+        (["Parus major Linnaeus", "Parus major Smith", "Kite"], "Parus major"),
+        (["Parus major minor", "Parus minor", "Kite"], "Parus major"),
+    ],
+)
+def test_loose_likeness_of_several_names_matches_none_of_them(tmp_path, names, folder):
+    report = read(tmp_path, names, photos=[folder, "Kite"]).report
+    assert list(report.photos_without_row) == [folder]
+
+
+def test_the_name_itself_goes_before_the_same_with_an_author(tmp_path):
+    table = read(tmp_path, ["Parus major Linnaeus", "Parus major", "Kite"], photos=["Parus_major", "Kite"])
+    assert table.class_names == ["Parus major Linnaeus", "Parus_major", "Kite"]
+
+
+@pytest.mark.parametrize("photos", [None, ["Parus major", "Poecile major"]])
+def test_genus_and_species_in_two_columns_are_one_name(tmp_path, photos):
+    rows = "Genus,Species,size,mass\nParus,major,14,20\nPoecile,major,12,400\nCygnus,olor,150,9000\n"
+    (tmp_path / "birds.csv").write_text(rows)
+    table = read_traits(tmp_path / "birds.csv", photos=photos)
+    assert table.class_names == ["Parus major", "Poecile major", "Cygnus olor"]
+    assert "names put together from 'Genus' and 'Species'" in str(table.report)
 
 
 def test_the_same_spelling_goes_first(tmp_path):

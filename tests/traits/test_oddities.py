@@ -1,12 +1,17 @@
 """Small tables, one oddity each: the value that was meant, or a message that says where and what to do."""
 
+import gzip
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from dedn_hf.cli.check import reading_of
 from dedn_hf.cli.parser import build_parser
+from dedn_hf.modeling.quantities import quantity
 from dedn_hf.traits import read_traits
+from tests.traits.test_random_tables import values_of
 
 BASE = [
     ["class", "role", "red", "green", "mass"],
@@ -560,3 +565,335 @@ def test_two_folders_that_differ_by_a_capital_are_two_classes_without_a_warning(
 def test_a_header_gives_the_unit_after_a_comma_or_a_slash(header):
     rows = pd.DataFrame({"class": ["Wren", "Swan", "Kite"], "red": [1, 0, 1], header: [5.0, 7.0, 900.0]})
     assert {each["name"]: each["unit"] for each in read_traits(rows).report.columns}[header] == "g"
+
+
+# Cells as people write them ---------------------------------------------------------------------------------------
+
+
+NO_VALUE = [
+    *("not recorded", "unknown (see notes)", "Not measured", "n/a (juvenile)", "no information", "No data available"),
+    *("data deficient", "unknown.", "(unknown)", "[no data]", "not applicable", "to be determined", "none recorded"),
+    *("see notes", "unmeasured", "undetermined", "not yet measured", "insufficient data", "--", "---", "n/d", "#NV"),
+    *("nicht bekannt", "nicht gemessen", "keine Daten", "non mesuré", "pas de données", "non renseigné", "inconnue"),
+    *("sin datos", "no disponible", "non rilevato", "sem dados", "geen gegevens", "niet bekend", "не известно"),
+]
+
+
+@pytest.mark.parametrize("text", NO_VALUE)
+def test_words_that_mean_no_value_are_gaps_in_every_kind_of_column(tmp_path, text):
+    for cells in (("12", "14", "9", "20"), ("yes", "no", "no", "yes"), ("red", "blue", "red", "blue")):
+        table, column = column_of(tmp_path, *cells[:3], text, cells[3], text)
+        assert column["gaps"] == pytest.approx(1 / 3)
+        assert column["kind"] == {"12": "number", "yes": "yes/no", "red": "category"}[cells[0]]
+    if text[0].isalpha() and "/" not in text:
+        assert f"'{text}' read as a gap" in str(table.report)
+    with pytest.raises(ValueError, match="nothing but gaps"):
+        table.describe("mine", {"asked": text})
+
+
+@pytest.mark.parametrize("word", ["heavy", "no", "notable", "known", "12 or so many", "not small"])
+def test_other_words_are_no_gaps(tmp_path, word):
+    with pytest.raises(ValueError, match=f"line 5, column 'asked': '{word}' is not a number"):
+        column_of(tmp_path, "12", "14", "9", word, "20", "31")
+
+
+QUANTITIES = {
+    "12.3 ± 0.4": (12.3, ""),
+    "8.5 mm ± 0.3 mm": (8.5, "mm"),
+    "12.3 ± 0.4 SD": (12.3, ""),
+    "10–12 (15)": (11, ""),
+    "(8) 9–11 (12)": (10, ""),
+    "12 [10-14]": (12, ""),
+    "12 (n=5)": (12, ""),
+    "12; n=5": (12, ""),
+    "12 (mm)": (12, "mm"),
+    "10 cm - 14 cm": (12, "cm"),
+    "8 bis 12": (10, ""),
+    "10 till 14": (12, ""),
+    "between 10 and 12": (11, ""),
+    "from 10 to 14 g": (12, "g"),
+    "von 8 bis 10": (9, ""),
+    "entre 31 et 33": (32, ""),
+    "-5 – -3": (-4, ""),
+    "≤ 7": (7, ""),
+    "less than 5": (5, ""),
+    "at least 80 g": (80, "g"),
+    "approx. 12": (12, ""),
+    "max. 7": (7, ""),
+    "etwa 12": (12, ""),
+    "mind. 80": (80, ""),
+    "20!": (20, ""),
+    "5 per year": (5, "/yr"),
+    "5/yr": (5, "/yr"),
+    "5 eggs per year": (5, "egg/yr"),
+    "5 times a year": (5, "time/yr"),
+    "50 km/h": (50, "km/h"),
+    "5 eggs": (5, "egg"),
+    "1 egg": (1, "egg"),
+    "50 per cent": (50, "%"),
+    "50 Prozent": (50, "%"),
+    "8''": (8, "in"),
+    "3·10²": (300, ""),
+    "1.2 x 10³": (1200, ""),
+    "2.5×10^-1": (0.25, ""),
+    "1 200,5": (1200.5, ""),
+    "1.200.300": (1200300, ""),
+    "1\u202f200": (1200, ""),
+    "++": (2, ""),
+    "(+)": (0.5, ""),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), QUANTITIES.items(), ids=QUANTITIES)
+def test_a_quantity_is_the_number_that_is_meant_and_its_unit(text, expected):
+    number, unit = quantity(text)
+    assert (number, unit) == (pytest.approx(expected[0]), expected[1])
+
+
+@pytest.mark.parametrize(
+    "text", ["3 x 4 cm", "(8)", "1 2", "m: 12, f: 10", "12 mm long", "once a year", "12 or 14", "=A1"]
+)
+def test_what_is_more_or_less_than_a_quantity_is_none(text):
+    with pytest.raises(ValueError, match="is not a number"):
+        quantity(text)
+
+
+def test_what_stands_around_a_number_is_told(tmp_path):
+    _, column = column_of(tmp_path, "<5", "12 (n=5)", "~9", "8", "10-20", "7")
+    assert column["notes"] == ["1 range read as the middle", "'<5' read as 5, '12 (n=5)' read as 12 and 1 more such"]
+
+
+LEFT_OUT = {
+    "sizes": (
+        ("3 x 4 cm", "5 x 6 cm", "3 x 4 cm", "7×9 cm", "1 x 2 cm", "4 x 4 cm"),
+        "more than a number .* '3 x 4 cm'",
+    ),
+    "sizes without a unit": (("3x4", "5x6", "2x3", "7x9", "1x2", "4x4"), "more than a number .* '3x4'"),
+    "measures in words": (("12 mm long", "14 mm long", "9 mm", "8 mm wide", "2 mm long", "3 mm long"), "'12 mm long'"),
+    "two numbers": (("12; 14", "9; 10", "8; 9", "7; 8", "20; 22", "30; 31"), "more than a number .* '12; 14'"),
+    "two sexes": (("m: 12, f: 10", "m: 14, f: 13", "m: 8, f: 7", "m: 2, f: 1", "m: 3, f: 2", "m: 5, f: 5"), "neither"),
+    "times": (("10:30", "11:15", "9:00", "8:45", "20:10", "12:00"), "neither numbers nor words .* '10:30'"),
+    "plates": (("AB-12", "AC-15", "BX-9", "QQ-1", "ZZ-77", "PQ-3"), "an identifier"),
+}
+
+
+@pytest.mark.parametrize(("cells", "why"), LEFT_OUT.values(), ids=LEFT_OUT)
+def test_a_column_that_cannot_be_read_is_left_out_with_the_reason_and_an_example(cells, why):
+    rows = [
+        ["species", "told", "asked"],
+        *([name, str(ord(name)), cell] for name, cell in zip("abcdef", cells, strict=True)),
+    ]
+    table = read_traits(pd.DataFrame(rows[1:], columns=rows[0]))
+    assert re.search(why, table.report.ignored["asked"])
+
+
+@pytest.mark.parametrize("share", ["0.5", "1/2", "1"])
+def test_a_share_beside_percentages_is_refused(tmp_path, share):
+    with pytest.raises(ValueError, match=f"line 3, column 'asked': '{share}' has no %, so it may be"):
+        column_of(tmp_path, "50%", share, "30%", "0", "10%", "5%")
+
+
+def test_a_number_over_1_says_that_all_beside_percentages_are_percentages(tmp_path):
+    table, column = column_of(tmp_path, "50%", "0.5", "30%", "0", "45", "5%")
+    assert column["range"] == [0, 50] and "3 without a unit taken for %" in column["notes"]
+
+
+MARKS = {
+    "+ and -": (("+", "-", "+", "-", "-", "+"), "yes/no", [1, 0, 1, 0, 0, 1]),
+    "+ and a long dash": (("+", "–", "+", "–", "–", "+"), "yes/no", [1, 0, 1, 0, 0, 1]),
+    "- is absent and ? unknown": (("+", "-", "+", "?", "-", "+"), "yes/no", [1, 0, 1, None, 0, 1]),
+    "- is absent and empty unknown": (("x", "-", "x", "", "-", "x"), "yes/no", [1, 0, 1, None, 0, 1]),
+    "weak": (("+", "-", "(+)", "±", "-", "+"), "yes/no", [1, 0, 0.5, 0.5, 0, 1]),
+    "+ and 0": (("+", "0", "+", "0", "0", "+"), "yes/no", [1, 0, 1, 0, 0, 1]),
+    "++": (("+", "-", "++", "-", "+++", "+"), "number", [1, 0, 2, 0, 3, 1]),
+    "++ and empty": (("+", "", "++", "", "+++", "+"), "number", [1, 0, 2, 0, 3, 1]),
+    "++, - and unknown": (("+", "-", "++", "", "+++", "?"), "number", [1, 0, 2, None, 3, None]),
+    "1 and empty": (("1", "", "1", "", "", "1"), "yes/no", [1, 0, 1, 0, 0, 1]),
+    "a bullet": (("•", "", "•", "", "", "•"), "yes/no", [1, 0, 1, 0, 0, 1]),
+    "1 and NA": (("1", "0", "1", "NA", "0", "1"), "yes/no", [1, 0, 1, None, 0, 1]),
+}
+
+
+@pytest.mark.parametrize(("cells", "kind", "expected"), MARKS.values(), ids=MARKS)
+def test_marks_say_what_is_there_and_how_much(tmp_path, cells, kind, expected):
+    table, column = column_of(tmp_path, *cells)
+    assert column["kind"] == kind
+    assert column["gaps"] == pytest.approx(expected.count(None) / 6)
+    found = values_of(table, "asked") if kind == "number" else table.class_attributes[:, 1]
+    for value, right in zip(found, expected, strict=True):
+        assert right is None or value == pytest.approx(right, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [("present", "absent"), ("vorhanden", "fehlt"), ("présent", "absent"), ("presente", "ausente"), ("WAAR", "ONWAAR")]
+    + [("aanwezig", "afwezig"), ("PRAWDA", "FAŁSZ"), ("ИСТИНА", "ЛОЖЬ"), ("有", "无"), ("✅", "❌"), ("●", "○")],
+)
+def test_yes_and_no_in_more_words(tmp_path, yes, no):
+    table, column = column_of(tmp_path, yes, no, no, yes, no, yes)
+    assert (column["kind"], table.class_attributes[:, 1].tolist()) == ("yes/no", [1, 0, 0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("mark", ["999", "9999", "99999.9"])
+def test_nines_far_above_all_other_values_are_gaps_unless_the_user_says_numbers(tmp_path, mark):
+    _, column = column_of(tmp_path, "12", mark, "9", "8", mark, "31")
+    assert column["gaps"] == pytest.approx(1 / 3)
+    assert f"{float(mark):g} read as a gap: all others are at most 31" in column["notes"]
+    told = read_traits(tmp_path / "birds.csv", kinds={"asked": "number"}).report.columns[1]
+    assert told["gaps"] == 0
+
+
+@pytest.mark.parametrize(
+    "cells", [("1200", "9999", "9000", "8000", "5600", "3100"), ("99", "9", "8", "12", "99", "31")]
+)
+def test_nines_among_like_values_are_numbers(tmp_path, cells):
+    assert column_of(tmp_path, *cells)[1]["gaps"] == 0
+
+
+SEVERAL = {
+    "and": ("brown and white", "brown", "white", "black and white and brown", "black", "white"),
+    "or": ("brown or white", "brown", "white", "black or white or brown", "black", "white"),
+    "e": ("brown e white", "brown", "white", "black e white e brown", "black", "white"),
+    "a bullet": ("brown • white", "brown", "white", "black • white • brown", "black", "white"),
+    "all in one": ("brown, white", "brown", "white", "black, white and brown", "black", "white"),
+    "before and a comma": ("brown, and white", "brown", "white", "black, white, and brown", "black", "white"),
+    "each its own": ("brown; white", "brown", "white", "black/white & brown", "black", "white"),
+    "a gap among them": ("brown; white; ?", "brown; unknown", "white", "black; white; brown", "black", "white"),
+    "capitals and hyphens": ("Brown; white", "brown ", "WHITE", "black; white.; brown", "black?", "White"),
+}
+
+
+@pytest.mark.parametrize("cells", SEVERAL.values(), ids=SEVERAL)
+def test_values_of_one_cell_are_parted_in_any_way_in_which_the_column_parts_them(tmp_path, cells):
+    table, _ = column_of(tmp_path, *cells)
+    assert [name.casefold() for name in table.attribute_names[1:]] == ["asked=black", "asked=brown", "asked=white"]
+    expected = [[0, 1, 1], [0, 1, 0], [0, 0, 1], [1, 1, 1], [1, 0, 0], [0, 0, 1]]
+    assert table.class_attributes[:, 1:].tolist() == expected
+
+
+def test_one_word_in_several_ways_is_one_category_and_told(tmp_path):
+    cells = ("dark-brown", "dark brown", "Dark\u00a0brown", "gr\u00fcn", "gru\u0308n", "dark_brown")
+    table, column = column_of(tmp_path, *cells)
+    assert table.attribute_names[1:] == ["asked=dark-brown", "asked=gr\u00fcn"]
+    assert column["notes"][0].startswith("'dark brown' taken for 'dark-brown', 'Dark brown' taken for 'dark-brown'")
+    assert table.encode("asked", "Dark Brown")["asked=dark-brown"] == 1
+
+
+def test_numbers_among_words_are_told(tmp_path):
+    _, column = column_of(tmp_path, "12", "large", "small", "large", "small", "31")
+    assert "2 of 6 cells are numbers, here taken for words" in column["notes"]
+
+
+HEADERS = [
+    "length [mm]",
+    "length (in mm)",
+    "length - mm",
+    "length: mm",
+    "length {mm}",
+    "length (mm, adults)",
+    "length<mm>",
+]
+HEADERS += ["length (mm) ad.", "length (mm)*", "length in millimetres", "mean length (mm) ± SD", "Body.length..mm."]
+
+
+@pytest.mark.parametrize("header", [*HEADERS, "length\n(mm)"])
+def test_a_header_gives_its_unit_in_any_form(header):
+    rows = pd.DataFrame({"class": ["Wren", "Swan", "Kite"], "red": [1, 0, 1], header: [5.0, 7.0, 900.0]})
+    assert [each["unit"] for each in read_traits(rows).report.columns if each["name"] != "red"] == ["mm"]
+
+
+def test_a_plural_in_brackets_is_no_unit():
+    rows = pd.DataFrame({"class": ["Wren", "Swan", "Kite"], "red": [1, 0, 1], "egg(s)": [5.0, 7.0, 900.0]})
+    assert [each["unit"] for each in read_traits(rows).report.columns] == ["", ""]
+
+
+@pytest.mark.parametrize("header", ["wing", "mass"])
+def test_measures_left_of_the_names_are_no_running_numbers(header):
+    wings = [50, 57, 78, 113, 79, 142, 53, 61, 83]
+    rows = pd.DataFrame({header: wings, "species": list("abcdefghi"), "bill": ["cone", "hook", "flat"] * 3})
+    assert read_traits(rows).attribute_names[0] == header
+    numbers = rows.assign(**{header: range(11, 20)})
+    assert read_traits(numbers).report.ignored == {header: "a running number"}
+
+
+def test_running_numbers_may_have_a_point(tmp_path):
+    table = read(tmp_path, "no.,species,size\n1.,Wren,10\n2.,Kite,60\n3.,Swan,150\n")
+    assert table.report.ignored == {"no.": "a running number"}
+
+
+@pytest.mark.parametrize(
+    "header", ["property,value,uom", "caractère,valeur,unité", "trait_name,trait_value,trait_unit"]
+)
+def test_long_tables_in_other_words(tmp_path, header):
+    rows = ["Wren,mass,9,g", "Wren,bill,cone,", "Kite,mass,900,g", "Kite,bill,hook,"]
+    table = read(tmp_path, "\n".join([f"species,{header}", *rows]))
+    assert sorted(trait["column"] for trait in table.traits) == ["bill", "bill", "mass"]
+    assert table.traits[-1]["unit"] == "g"
+
+
+def test_a_long_table_that_is_not_known_as_one_is_asked_about(tmp_path):
+    rows = [f"{name},{what},{ord(name)}" for name in "abc" for what in ("wing", "tail", "mass")]
+    report = read(tmp_path, "\n".join(["species,kind of thing,size", *rows])).report
+    assert "say long_columns=('kind of thing', 'VALUE') (--long kind of thing VALUE)" in str(report)
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        gzip.compress(text(BASE).encode()),
+        text(BASE).encode("utf-32"),
+        "\n".join(f'"{line}"' for line in text(BASE).splitlines()),
+        "\n".join(f"| {' | '.join(row)} |" for row in [BASE[0], ["---"] * 5, *BASE[1:]]),
+    ],
+    ids=["gzip", "UTF-32", "whole lines in quotes", "Markdown"],
+)
+def test_the_same_table_in_further_files(tmp_path, content):
+    table = read(tmp_path, content)
+    assert table.attribute_names == ["red", "green", "mass"]
+    np.testing.assert_allclose(table.class_attributes, RIGHT, rtol=1e-6)
+
+
+def test_a_feather_file_is_read(tmp_path):
+    pd.DataFrame({"class": ["Wren", "Kite"], "mass": [9.5, 1000.0], "bill": ["cone", "hook"]}).to_feather(
+        tmp_path / "t"
+    )
+    assert read_traits(tmp_path / "t").attribute_names == ["mass", "bill=cone", "bill=hook"]
+
+
+def test_a_few_bytes_of_windows_in_utf_8_are_read_and_told(tmp_path):
+    content = "class,mass,crest\nMésange,9,yes\nHéron,90,no\n".encode() + "Pélican,99,no\n".encode("cp1252")
+    table = read(tmp_path, content)
+    assert table.class_names == ["Mésange", "Héron", "Pélican"]
+    assert "text in UTF-8, 1 bytes in Windows-1252" in str(table.report)
+
+
+NO_TABLES = {
+    "png": (b"\x89PNG\r\n\x1a\n" + bytes(20), "is a picture"),
+    "jpeg": (b"\xff\xd8\xff\xe0" + bytes(20), "is a picture"),
+    "pdf after a line": (b"\n%PDF-1.4\n\xe2\xe3", "is a PDF file"),
+    "rtf": (b"{\\rtf1 a, b}", "is a text document"),
+    "a page with a comment": (b"<!-- saved -->\n<html>", "web page"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "git lfs pull"),
+    "commas only": (b",,,\n,,,\n", "is empty"),
+    "one column": (b"species\nWren\nKite\n", "only one column is found.*--delimiter"),
+    "an unknown delimiter": (b"species^mass\nWren^9\n", "only one column is found.*--delimiter"),
+    "another encoding": ("class,a\nスズメ,1\nツル,2\n".encode("cp932"), "neither UTF-8 nor Windows-1252.*--encoding"),
+    "numbers only": (b"1,2,3\n4,5,6\n7,8,9\n", "first row holds numbers"),
+    "damaged gzip": (b"\x1f\x8b\x08" + bytes(20), "cannot be unpacked"),
+    "json in columns": (b'[{"columns": ["a"], "data": [["x", 1], ["y", 2]]}]', "JSON, but no list of records"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), NO_TABLES.values(), ids=NO_TABLES)
+def test_a_file_that_is_no_table_is_called_what_it_is(tmp_path, content, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        read(tmp_path, content)
+    assert str(tmp_path / "table.csv") in str(refused.value)
+
+
+def test_a_folder_in_place_of_the_table_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="is a folder. Give the table itself"):
+        read_traits(tmp_path)
