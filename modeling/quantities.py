@@ -68,8 +68,9 @@ for _prefix, _short in _PREFIXES.items():
 QUOTES = "'\"“”„‟’‘`´«»"
 _NUMBER = r"[+-]?(?:\d+(?:[ '’_.,]\d{3})*(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?"
 _CURRENCIES = "$€£¥"
-_PER = r"\s*/\s*[^\W\d_]+[²³23]?"
-_UNIT = rf"(?:''|’’|′′|[\"″”'′’]|(?:[^\W\d_]+\.?|%|[°º] ?\w?|[{_CURRENCIES}])(?:[²³23]|\^[23])?(?:{_PER})?|{_PER})"
+_LETTERS = r"[^\W\d_⁰¹²³⁴-⁹]+"
+_PER = rf"\s*/\s*{_LETTERS}[²³23]?"
+_UNIT = rf"(?:''|’’|′′|[\"″”'′’]|(?:{_LETTERS}\.?|%|[°º] ?\w?|[{_CURRENCIES}])(?:[²³23]|\^[23])?(?:{_PER})?|{_PER})"
 FRACTION = re.compile(r"(?<![\d/.,])(?:(\d+)[ +])?(\d+) ?[/⁄] ?(\d+)(?![\d/])")
 _QUANTITY = re.compile(
     rf"({_NUMBER})\s*({_UNIT})?(?:\s*(?:-|\.\.+|…|to|till|bis|à|a|tot)\s*({_NUMBER}))?"
@@ -87,7 +88,7 @@ _BEFORE = re.compile(
     re.IGNORECASE,
 )
 _AFTER = re.compile(
-    r"(?<=[\w.%])(?:\s*[*†‡§?!]+|\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])|[,;]? ?n ?= ?\d+|\+(?= |$))"
+    r"(?<=[\w.%])(?:\s*[*†‡§?!]+|\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])|(?:[,;] ?| )n ?= ?\d+|\+(?= |$))"
     r"(?P<unit>(?: [^\W\d_]+)?)$",
     re.IGNORECASE,
 )
@@ -122,7 +123,7 @@ def means_missing(text: str) -> bool:
 def plain_word(text: str) -> str:
     """A word of a category to compare: 'Dark-brown ' and 'dark brown?' are one."""
     text = re.sub(r"(?<=\w)[-_\s]+(?=\w)", " ", " ".join(text.split()).casefold())
-    return re.sub(r"(?<=\w)[.?!*]+$", "", text)
+    return re.sub(r"(?<=[^\W⁰¹²³⁴-⁹])[.?!*†‡§⁰¹²³⁴-⁹]+$", "", text)
 
 
 @functools.lru_cache(maxsize=100_000)

@@ -184,7 +184,11 @@ def _numbers(
     marks = marks_of_gaps(np.array([number for number, _ in read]), guessed)
     read = [(np.nan, "") if number in marks else (number, found) for number, found in read]
     units = Counter(found for _, found in read if found)
-    wanted = unit or header_unit(name) or _common_unit(units, sum(not np.isnan(number) for number, _ in read))
+    common = _common_unit(units, sum(not np.isnan(number) for number, _ in read))
+    in_header = header_unit(name)
+    if common and dimension(common) != dimension(in_header):
+        in_header = ""  # 'wing (min)' is no time where the cells are in mm
+    wanted = unit or in_header or common
     if wanted == "%":
         _require_percents(sheet, name, read)
     numbers = []

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 NO_TABLE = {  # how a file begins -> what it is
-    b"\xd0\xcf\x11\xe0": "an Excel file of the old format. Save it as .xlsx or CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel file of the old format, or has a password. Save it as .xlsx or CSV, without one",
     b"%PDF": "a PDF file. Export the table as CSV",
     b"{\\rtf": "a text document. Save the table as .xlsx or CSV",
     b"MATLAB": "a MATLAB file. Export the table as CSV",
@@ -57,8 +57,10 @@ def _unpacked(path: Path, data: bytes) -> tuple[bytes, list[str]]:
             return data, []
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
-            if "[Content_Types].xml" in names:
+            if any(name.startswith("xl/") for name in names):
                 return data, []
+            if "[Content_Types].xml" in names:
+                raise ValueError(f"{path} is an Office file, but no Excel workbook. Save the table as .xlsx or CSV.")
             if b"opendocument" in data[:100]:
                 raise ValueError(f"{path} is an OpenDocument table. Save it as .xlsx or CSV.")
             tables = [name for name in names if not name.endswith("/") and not name.startswith(("__MACOSX", "."))]

@@ -22,6 +22,11 @@ VALUE += " characterstate wert ausprägung valeur valor valore waarde"
 UNIT = {"stdvalue": ("unitname",), "origvaluestr": ("origunitstr", "unitname")}
 UNITS = "measurementunit unitname traitunit normalunits units unit uom einheit unité unite unidad unità unita eenheid"
 UNIT_ROWS = ("", "unit", "units", "einheit", "einheiten", "unité", "unités", "unidad", "unidades", "unità")
+_TOTALS = "mean average total totals sum sd median mittelwert summe gesamt moyenne somme media promedio"
+_TOTALS += " minimum maximum min max stdev std"
+TOTALS = (
+    rf"(?:(?:grand|sub)[ -]?)?(?:{'|'.join(_TOTALS.split())})(?: ?(?:±|\+/-|and|&) ?(?:sd|se|std))?[.:]?"  # no class
+)
 
 
 def turned(sheet: Sheet, class_column: str, columns: Sequence[str] | None = None) -> Sheet:
@@ -191,7 +196,7 @@ def with_binomials(sheet: Sheet) -> Sheet:
     if genus is None or species is None:
         return sheet
     first, second = sheet.cells[genus], sheet.cells[species]
-    if not second[second != ""].str.fullmatch(r"[a-zë-]+").all():
+    if not second[second != ""].str.fullmatch(r"[a-zë-]+\.?").all():
         return sheet
     both = (first + " " + second).where((first != "") & (second != ""), second)
     notes = [*sheet.notes, f"names put together from {genus!r} and {species!r}"]
@@ -200,3 +205,23 @@ def with_binomials(sheet: Sheet) -> Sheet:
 
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def classes_only(opened: Sheet, class_column: str) -> Sheet:
+    """The rows that name a class and say something of it. Raises ValueError where there is none."""
+    named = opened.cells[class_column] != ""
+    summed = opened.cells[class_column].str.casefold().str.fullmatch(TOTALS)
+    if summed.any() and not summed.all():
+        opened.notes.append(f"no class: {', '.join(map(repr, opened.cells[class_column][summed]))}")
+        named &= ~summed
+    others = opened.cells.drop(columns=class_column)
+    told = others.map(lambda cell: cell != "").any(axis=1)
+    nameless = opened.cells[class_column] == ""
+    if nameless.any():
+        opened.notes.append(f"{int(nameless.sum())} rows without a name in {class_column!r} left out")
+    if (named & ~told).any():
+        names = ", ".join(map(repr, opened.cells[class_column][named & ~told][:4]))
+        opened.notes.append(f"rows with a name only left out: {names}")
+    if not (named & told).any():
+        raise ValueError(f"{opened.source}: no row has a name in the column {class_column!r} and a value beside it.")
+    return opened.take(named & told)

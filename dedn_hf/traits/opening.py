@@ -229,13 +229,14 @@ def _header_place(rows: list[tuple[int, list[str]]]) -> int:
 def _two_headers(upper: list[str], lower: list[str]) -> list[str] | None:
     """One header of two, where the upper one has cells that span several columns, which the lower one names."""
     lower = [*lower, *[""] * len(upper)][: len(upper)]
+    upper = ["" if i and name == upper[i - 1] else name for i, name in enumerate(upper)]
     spanned = [i for i, name in enumerate(upper) if not name and lower[i] and i]
     classes = [i for i, name in enumerate(upper) if name and lower[i] in ("", name)]
     units = all(known_unit(cell) for cell in lower if cell)
     if not spanned or not classes or units or any(is_number(cell) for cell in lower):
         return None
     over = [next((upper[j] for j in range(i, -1, -1) if upper[j]), "") for i in range(len(upper))]
-    names = [below or above for above, below in zip(upper, lower, strict=True)]
+    names = [f"{over[i]} ({below})" if known_unit(below) else below or upper[i] for i, below in enumerate(lower)]
     return [
         f"{above} {name}" if names.count(name) > 1 and above != name else name
         for above, name in zip(over, names, strict=True)
@@ -280,9 +281,11 @@ def _require_header(header: Iterable[str], source: str, word: str, line: int) ->
     numbers = [name for name in header if is_number(name)]
     sizes = [quantity(name)[0] for name in numbers]
     counted = not any("." in name for name in numbers) and sizes == sorted(set(sizes))  # 1, 2, 3, or years
-    if len(numbers) > len(header) / 2 and (not counted or len(numbers) == len(header)):
+    some = numbers and header[0].casefold() not in ("", *FIRST_HEADERS) and not (counted and len(numbers) > 1)
+    if some or len(numbers) > len(header) / 2 and (not counted or len(numbers) == len(header)):
         raise ValueError(
-            f"{source}, {word} {line}: the first row holds numbers, not names of columns. Add a header row."
+            f"{source}, {word} {line}: the first row holds numbers ({numbers[0]}), not names of columns. Add a header "
+            "row."
         )
     for i, name in enumerate(header, 1):
         if name in seen:

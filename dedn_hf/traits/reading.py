@@ -21,12 +21,7 @@ from dedn_hf.traits.report import TraitReport
 from dedn_hf.traits.roles import find_role_column, roles_of
 from dedn_hf.traits.scaling import attributes_of
 from dedn_hf.traits.styles import Style, find_styles
-
-_TOTALS = "mean average total totals sum sd median mittelwert summe gesamt moyenne somme media promedio"
-_TOTALS += " minimum maximum min max stdev std"
-TOTALS = (
-    rf"(?:(?:grand|sub)[ -]?)?(?:{'|'.join(_TOTALS.split())})(?: ?(?:±|\+/-|and|&) ?(?:sd|se|std))?[.:]?"  # no class
-)
+from dedn_hf.traits.wording import columns_of
 
 
 class TraitTable(AttributeTable):
@@ -162,19 +157,25 @@ def _class_rows(
     if len(sources) > 1 and given not in opened.cells:
         given = None  # it is the name of a column of another table
     class_column, why = matching.find_class_column(opened, folders, aliases, given)
+    if folders and matching.count_matches([class_column], folders, aliases):
+        raise ValueError(
+            f"{opened.source}: {class_column!r} stands where the names of columns should be, and has photos. Add a "
+            "header row: class, trait, ..."
+        )
     opened.cells[class_column] = opened.cells[class_column].str.replace("\n", " ")
     opened = layout.turned(opened, class_column, dialect.long_columns)
     opened, ignored = layout.with_units(opened)
     opened, groups, units = layout.second_headers(opened, class_column)
-    opened = _classes_only(opened, class_column)
+    opened = layout.classes_only(opened, class_column)
     if (trait := layout.seems_long(opened, class_column)) is not None:
         report.warnings.append(
             f"each class has a row for every {trait!r}: if these are traits, say long_columns=({trait!r}, 'VALUE') "
             f"(--long {trait} VALUE), with the column of the values"
         )
-    if len(sources) > 1 and TRAITS_ROW in set(opened.cells[class_column]):
+    if TRAITS_ROW in set(opened.cells[class_column]):
         raise ValueError(
-            f"{opened.source} was written by this software, on its own scale. Give the tables it was made of."
+            f"{opened.source} was written by this software, on its own scale. Give it alone and as it is, or "
+            "the tables it was made of."
         )
     report.ignored |= ignored
     report.notes += [f"{opened.source}: {'; '.join(opened.notes)}"] if len(sources) > 1 else opened.notes
@@ -283,32 +284,15 @@ def _own_table(
         found = matching.match(table.class_names, folders or list(aliases), aliases)
         _report_matches(report, found, folders, folders is not None)
         table = table.replace(class_names=[found.folder_of.get(name, name) for name in table.class_names])
-    report.columns = [_column_entry(Column(trait["column"], trait["kind"], np.zeros(1))) for trait in table.traits]
+    for name, places in columns_of(table).items():
+        first = table.traits[places[0]]
+        words = [table.traits[i]["category"] for i in places if first["category"] is not None]
+        report.columns.append(_column_entry(Column(name, first["kind"], np.zeros(1), first["unit"], words)))
     return _reported(table, report, like is None)
 
 
 def _table_of(like: Any) -> AttributeTable:
     return like if isinstance(like, AttributeTable) else like.attribute_table
-
-
-def _classes_only(opened: Sheet, class_column: str) -> Sheet:
-    """The rows that name a class and say something of it."""
-    named = opened.cells[class_column] != ""
-    summed = opened.cells[class_column].str.casefold().str.fullmatch(TOTALS)
-    if summed.any() and not summed.all():
-        opened.notes.append(f"no class: {', '.join(map(repr, opened.cells[class_column][summed]))}")
-        named &= ~summed
-    others = opened.cells.drop(columns=class_column)
-    told = others.map(lambda cell: cell != "").any(axis=1)
-    nameless = opened.cells[class_column] == ""
-    if nameless.any():
-        opened.notes.append(f"{int(nameless.sum())} rows without a name in {class_column!r} left out")
-    if (named & ~told).any():
-        names = ", ".join(map(repr, opened.cells[class_column][named & ~told][:4]))
-        opened.notes.append(f"rows with a name only left out: {names}")
-    if not (named & told).any():
-        raise ValueError(f"{opened.source}: no row has a name in the column {class_column!r} and a value beside it.")
-    return opened.take(named & told)
 
 
 def _report_matches(report: TraitReport, found: matching.Match, folders: list[str] | None, photos_known: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -122,11 +123,13 @@ class TraitReport:
             lines.append(f"  {column['name']}{unit}: {column['kind']}{size}{gaps}{notes}")
         lines = [f"  {kind}: {_some(names, 12)}" for kind, names in by_kind.items()] + lines
         if len(self.columns) > 24:
-            guesses = defaultdict(list)
+            guesses = defaultdict(list)  # notes that differ in their numbers only are told once
             for column in self.columns:
                 for note in column["notes"]:
-                    guesses[note].append(repr(column["name"]))
-            lines += [f"  {note}: {_some(names, 8)}" for note, names in guesses.items()]
+                    guesses[re.sub(r"[\d.]+", "0", note)].append((repr(column["name"]), note))
+            for (name, note), *others in guesses.values():
+                also = f"; likewise {_some([other for other, _ in others], 8)}" if others else ""
+                lines.append(f"  {name}: {note}{also}")
         reasons = defaultdict(list)
         for name, why in self.ignored.items():
             reasons[why].append(repr(name))

@@ -177,3 +177,14 @@ def test_lines_of_a_cell_are_values_of_their_own(tmp_path):
     table = read_traits(write(tmp_path / "t.xlsx", rows))
     assert table.attribute_names[1:] == ["colours=brown", "colours=white"]
     assert table.class_attributes[:, 1:].tolist() == [[1, 1], [1, 0], [0, 1]]
+
+
+def test_other_office_files_and_locked_ones_are_called_what_they_are(tmp_path):
+    with zipfile.ZipFile(tmp_path / "t.docx", "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("word/document.xml", "<a/>")
+    with pytest.raises(ValueError, match="an Office file, but no Excel workbook. Save the table as .xlsx"):
+        read_traits(tmp_path / "t.docx")
+    (tmp_path / "t.xlsx").write_bytes(b"\xd0\xcf\x11\xe0" + bytes(100))
+    with pytest.raises(ValueError, match="of the old format, or has a password"):
+        read_traits(tmp_path / "t.xlsx")

@@ -504,7 +504,9 @@ def test_guesses_are_told_of_many_columns_too(tmp_path):
     names = [f"t{number}" for number in range(30)]
     rows = [["species", *names], ["Wren", *["1/2"] * 30], ["Kite", *["3"] * 30]]
     (tmp_path / "birds.csv").write_text(text(rows))
-    assert "fractions read as numbers: 1/2 is 0.5: 't0'" in str(read_traits(tmp_path / "birds.csv").report)
+    assert "'t0': fractions read as numbers: 1/2 is 0.5; likewise 't1', 't2'" in str(
+        read_traits(tmp_path / "birds.csv").report
+    )
 
 
 @pytest.mark.parametrize(
@@ -897,3 +899,39 @@ def test_a_file_that_is_no_table_is_called_what_it_is(tmp_path, content, message
 def test_a_folder_in_place_of_the_table_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is a folder. Give the table itself"):
         read_traits(tmp_path)
+
+
+def test_the_first_class_in_place_of_the_header_is_found_out(tmp_path):
+    with pytest.raises(
+        ValueError, match="line 1: the first row holds numbers .10., not names of columns"
+    ):
+        read(tmp_path, "Wren,10,cone\nKite,60,hook\nSwan,150,flat\n")
+    with pytest.raises(ValueError, match="'Wren' stands where the names of columns should be, and has photos"):
+        read(tmp_path, "Wren,brown,cone\nKite,red,hook\nSwan,white,flat\n", photos=["Wren", "Kite"])
+
+
+def test_names_of_columns_that_stand_over_each_other_are_put_together(tmp_path):
+    table = read(tmp_path, "species,bill,bill,wing\n,length,tip,cm\nWren,1,3,9\nKite,6,8,60\n")
+    assert table.attribute_names == ["length", "tip", "wing (cm)"]
+    assert table.traits[2]["unit"] == "cm"
+
+
+def test_a_table_of_this_software_is_not_scaled_again(tmp_path):
+    read(tmp_path, text(with_column("bill", "cone", "hook", "flat"))).to_csv(tmp_path / "own.csv")
+    own = read_traits(tmp_path / "own.csv")
+    assert [column["attributes"] for column in own.report.columns] == [1, 1, 1, 3]
+    with pytest.raises(ValueError, match="own.csv was written by this software, on its own scale"):
+        read_traits(tmp_path / "own.csv", ignore=["mass"])
+
+
+def test_the_unit_of_the_cells_goes_before_what_only_looks_like_one_in_the_header():
+    rows = pd.DataFrame({"class": ["Wren", "Swan"], "red": [1, 0], "wing (min)": ["5 mm", "7 mm"]})
+    assert [each["unit"] for each in read_traits(rows).report.columns] == ["", "mm"]
+
+
+def test_what_is_said_of_many_columns_alike_is_told_once(tmp_path):
+    names = [f"t{number}" for number in range(30)]
+    first, second = [str(number) for number in range(30)], [str(3 * number + 7) for number in range(30)]
+    rows = [["species", *names], ["Wren", *first], ["Wren", *second], ["Kite", *["50"] * 30]]
+    lines = [line for line in str(read(tmp_path, text(rows)).report).splitlines() if "their median is used" in line]
+    assert len(lines) == 1 and "'t0': rows of one class differ by up to 7" in lines[0] and "likewise 't1'" in lines[0]
