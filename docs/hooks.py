@@ -238,7 +238,7 @@ def columns() -> str:
 
 def measures() -> str:
     """Every unit that a table of traits may have."""
-    from dedn_hf.modeling.quantities import UNITS
+    from dedn_hf.modeling.inputs import UNITS
 
     return rows(("Kind", "Units"), ([kind, ", ".join(f"`{unit}`" for unit in units)] for kind, units in UNITS.items()))
 

@@ -28,7 +28,7 @@ from dedn_hf.data.photos import (
     why_unused,
 )
 from dedn_hf.modeling.attribute_table import AttributeTable, near_names
-from dedn_hf.modeling.quantities import NO, YES
+from dedn_hf.modeling.inputs import NO, YES
 from dedn_hf.traits import TraitReport, matching, read_traits
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dedn_hf.modeling.quantities import plain_word
+from dedn_hf.modeling.inputs import plain_word
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
 from dedn_hf.traits.styles import Style, gap_notes, is_missing

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dedn_hf.modeling.quantities import QUOTES, quantity
+from dedn_hf.modeling.inputs import QUOTES, quantity
 
 _SPACES = re.compile(r"[\s\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dedn_hf.modeling.quantities import is_date, known_unit
+from dedn_hf.modeling.inputs import is_date, known_unit
 from dedn_hf.traits.categories import separators, split_cell
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.columns import POSITIVE_MARKS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dedn_hf.modeling.quantities import (
+from dedn_hf.modeling.inputs import (
     FRACTION,
     NO,
     YES,

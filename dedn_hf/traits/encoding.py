@@ -16,8 +16,8 @@ from dedn_hf.modeling.inputs import (
     plain_traits,
     require_whole_scale,
     scaled,
+    unit_name,
 )
-from dedn_hf.modeling.quantities import unit_name
 from dedn_hf.traits.columns import header_unit, read_column
 from dedn_hf.traits.opening import Sheet
 from dedn_hf.traits.report import TraitReport

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from dedn_hf.modeling.quantities import known_unit
+from dedn_hf.modeling.inputs import known_unit
 from dedn_hf.traits.cells import is_number, text_of
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dedn_hf.modeling.attribute_table import GROUP_ROW
-from dedn_hf.modeling.quantities import known_unit, means_missing, quantity
+from dedn_hf.modeling.inputs import known_unit, means_missing, quantity
 from dedn_hf.traits import matching
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet

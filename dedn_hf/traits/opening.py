@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from dedn_hf.modeling.quantities import known_unit, quantity
+from dedn_hf.modeling.inputs import known_unit, quantity
 from dedn_hf.traits.cells import clean_lines, is_number, text_of
 from dedn_hf.traits.excel import excel_rows
 from dedn_hf.traits.files import ZIP, decoded, table_bytes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dedn_hf.modeling.quantities import NO, YES
+from dedn_hf.modeling.inputs import NO, YES
 from dedn_hf.traits.opening import Sheet
 
 WORDS = dict.fromkeys(("train", "training", "trainval", "seen", "source", "train_seen"), "train")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dedn_hf.modeling.quantities import MISSING, decimal_sign, means_missing
+from dedn_hf.modeling.inputs import MISSING, decimal_sign, means_missing
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
 

@@ -9,7 +9,7 @@ import pytest
 
 from dedn_hf.cli.check import reading_of
 from dedn_hf.cli.parser import build_parser
-from dedn_hf.modeling.quantities import quantity
+from dedn_hf.modeling.inputs import quantity
 from dedn_hf.traits import read_traits
 from tests.traits.test_random_tables import values_of
 
@@ -902,9 +902,7 @@ def test_a_folder_in_place_of_the_table_is_refused(tmp_path):
 
 
 def test_the_first_class_in_place_of_the_header_is_found_out(tmp_path):
-    with pytest.raises(
-        ValueError, match="line 1: the first row holds numbers .10., not names of columns"
-    ):
+    with pytest.raises(ValueError, match="line 1: the first row holds numbers .10., not names of columns"):
         read(tmp_path, "Wren,10,cone\nKite,60,hook\nSwan,150,flat\n")
     with pytest.raises(ValueError, match="'Wren' stands where the names of columns should be, and has photos"):
         read(tmp_path, "Wren,brown,cone\nKite,red,hook\nSwan,white,flat\n", photos=["Wren", "Kite"])
