@@ -161,6 +161,11 @@ for _prefix, _short in _PREFIXES.items():
     _SPELLED |= {f"{_prefix}{word}": f"{_short}m" for word in ("metre", "meter", "mètre", "metro")}
     _SPELLED |= {f"{_prefix}{word}": f"{_short}g" for word in ("gram", "gramm", "gramme", "gramo")}
 
+# Between several values in a cell: a sign or word, and the pattern of it.
+SEPARATORS = {sign: re.escape(sign) for sign in (*";|•、", "\n", ",", "/", "+", "&")}
+SEPARATORS |= {
+    word: rf"(?:^|\s){word}\s" for word in ("and", "und", "et", "y", "e", "en", "och", "or", "oder", "ou", "o")
+}
 QUOTES = "'\"“”„‟’‘`´«»"
 _NUMBER = r"[+-]?(?:\d+(?:[ '’_.,]\d{3})*(?:[.,]\d*)?|[.,]\d+)(?:e[+-]?\d+)?"
 _CURRENCIES = "$€£¥"
@@ -315,6 +320,7 @@ def _grade(text: str) -> float | None:
     return float(len(text)) if text and not text.strip("+") else None
 
 
+@functools.lru_cache(maxsize=100_000)
 def _numbers_and_unit(text: str, decimal: str | None) -> tuple[list[float], str]:
     """One number, or the two of a range; their unit. Raises ValueError for others."""
     plain = main_part(_plain(text))
@@ -568,7 +574,7 @@ def _encode_categories(traits: Sequence[Mapping[str, Any]], value: Any) -> list[
         [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set) else [str(value)]
     )
     if len(words) == 1 and plain_word(words[0]) not in known:
-        words = [word for word in re.split(r"[;|,/+]", words[0]) if word.strip()]
+        words = [word for word in re.split("|".join(SEPARATORS.values()), words[0]) if word.strip()]
     encoded = [0.0] * len(traits)
     for word in words:
         place = known.get(plain_word(str(word)))

@@ -8,22 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dedn_hf.modeling.inputs import plain_word
+from dedn_hf.modeling.inputs import SEPARATORS, plain_word
 from dedn_hf.traits.cells import is_number
 from dedn_hf.traits.opening import Sheet
 from dedn_hf.traits.styles import Style, gap_notes, is_missing
 
 _ALWAYS = ";|•、"  # between values, wherever they stand
-_SEPARATORS = {sign: re.escape(sign) for sign in (*_ALWAYS, "\n", ",", "/", "+", "&")}
-_SEPARATORS |= {
-    word: rf"(?:^|\s){word}\s" for word in ("and", "und", "et", "y", "e", "en", "och", "or", "oder", "ou", "o")
-}
 
 
 def separators(told: Sequence[str]) -> list[str]:
     """What parts several values in one cell, such as 'brown, white and black'."""
     found = []
-    for separator in _SEPARATORS:
+    for separator in SEPARATORS:
         if _parts_values(told, separator):
             found.append(separator)
             told = [piece for cell in told for piece in split_cell(cell, [separator])]
@@ -32,13 +28,13 @@ def separators(told: Sequence[str]) -> list[str]:
 
 def split_cell(cell: str, by: Sequence[str]) -> list[str]:
     """The values in a cell. by: some of `separators`."""
-    pieces = re.split("|".join(_SEPARATORS[each] for each in by), cell) if by else [cell]
+    pieces = re.split("|".join(SEPARATORS[each] for each in by), cell) if by else [cell]
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
 def _parts_values(told: Sequence[str], separator: str) -> bool:
     """Whether what a separator parts stands alone elsewhere, too."""
-    pieces = {cell: split_cell(cell, [separator]) for cell in told}
+    pieces = {cell: split_cell(cell, [separator]) for cell in dict.fromkeys(told)}
     parted = [cell for cell, of in pieces.items() if of != [cell]]
     if not parted or separator in _ALWAYS:
         return bool(parted)
@@ -58,7 +54,7 @@ def read_categories(
     """
     cells = sheet.cells[name]
     told = [cell for cell in cells if not is_missing(cell, style)]
-    by = separators(told) if categories is None else [*";|,/+"]
+    by = separators(told) if categories is None else list(SEPARATORS)
     known = {plain_word(each): each for each in categories or ()}
     split = {cell: [cell] if plain_word(cell) in known else split_cell(cell, by) for cell in told}
     split = {cell: [each for each in pieces if not is_missing(each, style)] for cell, pieces in split.items()}

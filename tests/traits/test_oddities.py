@@ -933,3 +933,11 @@ def test_what_is_said_of_many_columns_alike_is_told_once(tmp_path):
     rows = [["species", *names], ["Wren", *first], ["Wren", *second], ["Kite", *["50"] * 30]]
     lines = [line for line in str(read(tmp_path, text(rows)).report).splitlines() if "their median is used" in line]
     assert len(lines) == 1 and "'t0': rows of one class differ by up to 7" in lines[0] and "likewise 't1'" in lines[0]
+
+
+@pytest.mark.parametrize("words", ["red and green", "Red; green", "green/RED", "red, green", "green und red"])
+def test_values_of_a_known_column_are_parted_in_any_way_later(tmp_path, words):
+    old, _ = column_of(tmp_path, "red", "green", "blue", "red", "green", "blue")
+    assert old.encode("asked", words) == {"asked=blue": 0, "asked=green": 1, "asked=red": 1}
+    new = read_traits(pd.DataFrame({"class": ["mine"], "told": [99], "asked": [words]}), like=old)
+    assert new.class_attributes[0, 1:].tolist() == [0, 1, 1]

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from dedn_hf.traits import read_traits
 
-GAPS = ("", "NA", "n/a", "-", "?", "unknown", "-999", "-9999")
+GAPS = ("", "NA", "n/a", "-", "?", "unknown", "-999", "-9999", "not recorded", "keine Daten", "n/a (young)")
+AROUND = ("{}", "~{}", "< {}", "ca. {}", "{} ± 1", "{} (n=5)", "{} [3]", "{}*")
 YES_NO = (("yes", "no"), ("ja", "nein"), ("oui", "non"), ("TRUE", "FALSE"), ("WAHR", "FALSCH"), ("1", "0"), ("y", "n"))
 WORDS = ("hooked", "cone", "flat", "dark brown", "weiß", "été", "Spatula")
 NAMES = ("Wren", "House Sparrow", "Grünspecht", "Cooper's Hawk", "Black-footed Albatross", "Pie", "Kite", "O, Owl")
@@ -47,9 +48,11 @@ def column(draw, kind, count, decimal, thousands, gap, with_gaps):
         # The first two have a fraction and a size that show the dialect, as real columns do somewhere.
         values = [draw(st.integers(1, top * 10)) / 10 for _ in range(count)]
         values[0], values[1], gaps[0], gaps[1] = 0.5, top - 0.5, False, False
+        around = draw(st.sampled_from(AROUND if kind == "number" else AROUND[:1]))
         unit = {"number": "", "unit": draw(st.sampled_from((" g", "mm", " cm²"))), "percent": "%"}[kind]
         cells = [
-            f"{value:,.1f}".replace(",", "T").replace(".", decimal).replace("T", thousands) + unit for value in values
+            around.format(f"{value:,.1f}".replace(",", "T").replace(".", decimal).replace("T", thousands) + unit)
+            for value in values
         ]
     elif kind == "yes/no":
         yes, no = draw(st.sampled_from(YES_NO))
