@@ -148,7 +148,7 @@ UNITS["area"] = {"mm2": 1, "cm2": 100, "m2": 1e6, "ha": 1e10, "km2": 1e12}
 UNITS["volume"] = {"ml": 1, "cl": 10, "dl": 100, "l": 1000}
 UNITS["time"] = {"s": 1, "min": 60, "h": 3600, "d": 86400, "wk": 604800, "mo": 2629800, "yr": 31557600}
 _DIMENSION = {unit: (dimension, size) for dimension, units in UNITS.items() for unit, size in units.items()}
-_SPELLED = {"gr": "g", "kilo": "kg", "ounce": "oz", "pound": "lb", "lbs": "lb", "tonne": "t", "ton": "t"}
+_SPELLED = {"gr": "g", "kilo": "kg", "ounce": "oz", "pound": "lb", "lbs": "lb", "gm": "g", "tonne": "t", "ton": "t"}
 _SPELLED |= {"'": "ft", "′": "ft", "’": "ft", "foot": "ft", "feet": "ft", "inch": "in", "inche": "in"}
 _SPELLED |= dict.fromkeys(('"', "″", "”", "''", "’’", "′′"), "in")
 _SPELLED |= {"litre": "l", "liter": "l", "um": "µm", "μm": "µm", "micron": "µm", "hectare": "ha"}
@@ -183,13 +183,13 @@ _POWER = re.compile(r"(?<=\d)\s*[×x*·]\s*10(?:\^([+-]?\d+)|([⁺⁻]?[⁰¹²�
 # What may stand around the number that is meant: 'about 12', '<5', '12 (n=5)', '12 [3]', '12*', '20?', '10+'.
 _BEFORE = re.compile(
     r"^(?:(?:[~≈≃∼<>≤≥=]+|(?:ca|c|approx|env|max|min|mind)\."
-    r"|(?:ca|circa|about|around|approximately|roughly|up to|at least|at most|(?:less|more|fewer|greater) than|over"
+    r"|(?:ca?|circa|about|around|approximately|roughly|up to|at least|at most|(?:less|more|fewer|greater) than|over"
     r"|under|above|below|max|min|maximum|minimum|etwa|rund|ungefähr|bis|bis zu|über|unter|mindestens|höchstens|environ"
     r"|plus de|moins de|jusqu'à|hasta|unos|más de|menos de|fino a)(?= ))\s*(?=[\d.+-])|\([^()]*\)\s*(?=\d))",
     re.IGNORECASE,
 )
 _AFTER = re.compile(
-    r"(?<=[\w.%])(?:\s*[*†‡§?!]+|\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])|(?:[,;] ?| )n ?= ?\d+|\+(?= |$))"
+    r"(?<=[\w.%)\]])(?:\s*[*†‡§?!]+|\s*(?:\(([^()]*)\)|\[([^\[\]]*)\])|(?:[,;] ?| )n ?= ?\d+|\+(?= |$))"
     r"(?P<unit>(?: [^\W\d_]+)?)$",
     re.IGNORECASE,
 )

@@ -97,12 +97,16 @@ def _why_no_category(told: pd.Series, words: Sequence[str]) -> str | None:
         return "another name of the classes"
     if told.str.contains(r"https?://|@|\b10\.\d{4,}/").mean() > 0.5:
         return "a source or reference"
+    if told.str.contains(r"\.(?:jpe?g|png|gif|tiff?|webp|heic|svg)$", case=False).mean() > 0.5:
+        return "names of pictures"
     if told.str.split().str.len().mean() > 5:
         return "free text"
     by = separators(list(told))
     pieces = [piece for cell in told for piece in split_cell(cell, by)]
     recur = max(Counter(piece.casefold() for piece in pieces).values(), default=2) > 1
-    if told.map(_is_measure_in_words).mean() > 0.5 or (by and all(map(is_number, pieces)) and different > 0.9):
+    alone = sum(piece in set(told) for piece in pieces)  # of codes, as in 1;2
+    lists = by and all(map(is_number, pieces)) and different > 0.9 and alone < len(pieces) / 2
+    if lists or told.map(_is_measure_in_words).mean() > 0.5:
         return f"more than a number and a unit in a cell, as in {_no_number(told)!r}"
     if len(told) >= 8 and len({piece.casefold() for piece in pieces}) > 0.8 * len(pieces):
         return "nearly every class has another text"

@@ -127,7 +127,8 @@ def find_kind(cells: pd.Series, style: Style) -> str:
     ):
         return "yes/no"
     units = {each: count for each, count in dimensions.items() if each}
-    if len(units) > 1 and not all(known_unit(quantity(cell)[1] or "%") for cell in numbers):
+    known = [known_unit(unit) for unit in (quantity(cell)[1] for cell in numbers) if unit]
+    if len(units) > 1 and sum(known) <= len(known) / 2:
         return "category"  # codes such as 1a and 2b
     alike = dimensions[""] + max(units.values(), default=0)
     return "number" if alike + sum(map(is_date, told)) >= 0.6 * len(told) else "category"
@@ -219,6 +220,9 @@ def _reading_notes(told: Sequence[str], decimal: str) -> list[str]:
     fractions = [cell for cell in told if without_fractions(cell) != cell]
     if fractions:
         notes.append(f"fractions read as numbers: {fractions[0]} is {quantity(fractions[0])[0]:.3g}")
+    pairs = [cell for cell in dict.fromkeys(told) if "," in cell and set(cell.split(",")) <= set(told)]
+    if pairs and decimal == ",":
+        notes.append(f"{pairs[0]!r} read as one number; where two values are meant, part them by ;")
     short = [cell for cell in dict.fromkeys(told) if is_shortened(cell)]
     if short:
         shown = ", ".join(f"{cell!r} read as {quantity(cell, decimal)[0]:g}" for cell in short[:2])

@@ -67,8 +67,8 @@ def open_sheet(
 
     Args:
         source: CSV or any other delimited text, .xlsx, Parquet, Feather or JSON records, by its content and not by its
-            suffix, also in .gz or .zip; or a DataFrame. sheet: name or number (from 1) of an Excel sheet. delimiter, encoding: of a text
-            file. header: line (from 1) of the header. What is None is found out.
+            suffix, also in .gz or .zip; or a DataFrame. sheet: name or number (from 1) of an Excel sheet. delimiter,
+            encoding: of a text file. header: line (from 1) of the header. What is None is found out.
 
     Raises:
         FileNotFoundError: no such file.

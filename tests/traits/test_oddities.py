@@ -607,6 +607,8 @@ QUANTITIES = {
     "(8) 9–11 (12)": (10, ""),
     "12 [10-14]": (12, ""),
     "12 (n=5)": (12, ""),
+    "12 (10-14) (n=5)": (12, ""),
+    "c 12": (12, ""),
     "12; n=5": (12, ""),
     "12 (mm)": (12, "mm"),
     "10 cm - 14 cm": (12, "cm"),
@@ -673,6 +675,7 @@ LEFT_OUT = {
     "sizes without a unit": (("3x4", "5x6", "2x3", "7x9", "1x2", "4x4"), "more than a number .* '3x4'"),
     "measures in words": (("12 mm long", "14 mm long", "9 mm", "8 mm wide", "2 mm long", "3 mm long"), "'12 mm long'"),
     "two numbers": (("12; 14", "9; 10", "8; 9", "7; 8", "20; 22", "30; 31"), "more than a number .* '12; 14'"),
+    "pictures": (("a.jpg", "b.JPG", "c.png", "d.jpeg", "e.jpg", "f.jpg"), "names of pictures"),
     "two sexes": (("m: 12, f: 10", "m: 14, f: 13", "m: 8, f: 7", "m: 2, f: 1", "m: 3, f: 2", "m: 5, f: 5"), "neither"),
     "times": (("10:30", "11:15", "9:00", "8:45", "20:10", "12:00"), "neither numbers nor words .* '10:30'"),
     "plates": (("AB-12", "AC-15", "BX-9", "QQ-1", "ZZ-77", "PQ-3"), "an identifier"),
@@ -941,3 +944,20 @@ def test_values_of_a_known_column_are_parted_in_any_way_later(tmp_path, words):
     assert old.encode("asked", words) == {"asked=blue": 0, "asked=green": 1, "asked=red": 1}
     new = read_traits(pd.DataFrame({"class": ["mine"], "told": [99], "asked": [words]}), like=old)
     assert new.class_attributes[0, 1:].tolist() == [0, 1, 1]
+
+
+def test_codes_in_a_list_are_categories_and_numbers_in_a_list_are_not(tmp_path):
+    table, column = column_of(tmp_path, "1;2", "1", "2", "3", "2;3", "1;3")
+    assert column["kind"] == "category" and table.attribute_names[1:] == ["asked=1", "asked=2", "asked=3"]
+
+
+def test_a_comma_that_may_part_values_is_told(tmp_path):
+    _, column = column_of(tmp_path, "1,2", "1", "2", "3", "2,3", "1,3")
+    assert "'1,2' read as one number; where two values are meant, part them by ;" in column["notes"]
+    _, column = column_of(tmp_path, "1,2", "10", "25", "3", "2,3", "1,3")
+    assert column["notes"] == []
+
+
+def test_an_unknown_unit_among_known_ones_is_refused_and_makes_no_category(tmp_path):
+    with pytest.raises(ValueError, match="line 4, column 'asked': '9 grx': it is in grx, and the column in g"):
+        column_of(tmp_path, "12 g", "14 g", "9 grx", "8 gm", "20 grams", "31 g")
