@@ -217,7 +217,7 @@ def means_missing(text: str) -> bool:
     if plain in MISSING:
         return True
     plain = re.sub(r"(?<=[\w.]) ?(?:\([^()]*\)|\[[^\[\]]*\])$", "", plain).strip(" .!()[]")
-    return plain in MISSING or _NO_VALUE.fullmatch(plain) is not None or not plain.strip("-–—?.…_/ ")
+    return plain in MISSING or _NO_VALUE.fullmatch(plain) is not None or not plain.strip("-–—?.…_/,;|&: ")
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -372,7 +372,7 @@ def _float(number: str, decimal: str | None) -> float:
 
 def in_unit(number: float, unit: str, wanted: str) -> float:
     """The number in another unit. Raises ValueError where they do not measure the same."""
-    if unit in ("", wanted):
+    if unit in ("", wanted, unit_name(wanted)):
         return number
     if {unit, wanted} == {"°C", "°F"}:
         return (number - 32) / 1.8 if wanted == "°C" else number * 1.8 + 32
@@ -574,7 +574,8 @@ def _encode_categories(traits: Sequence[Mapping[str, Any]], value: Any) -> list[
         [value] if isinstance(value, str) else list(value) if isinstance(value, list | tuple | set) else [str(value)]
     )
     if len(words) == 1 and plain_word(words[0]) not in known:
-        words = [word for word in re.split("|".join(SEPARATORS.values()), words[0]) if word.strip()]
+        parts = [word for word in re.split("|".join(SEPARATORS.values()), words[0]) if word.strip()]
+        words = parts if any(plain_word(word) in known for word in parts) else words
     encoded = [0.0] * len(traits)
     for word in words:
         place = known.get(plain_word(str(word)))

@@ -59,7 +59,7 @@ class Column:
     @property
     def gaps(self) -> np.ndarray:
         """K bool."""
-        return np.isnan(self.values if self.values.ndim == 1 else self.values[:, 0])
+        return np.isnan(self.values.reshape(len(self.values), -1)).all(axis=1)
 
 
 def read_column(

@@ -218,7 +218,8 @@ def classes_only(opened: Sheet, class_column: str) -> Sheet:
     told = others.map(lambda cell: cell != "").any(axis=1)
     nameless = opened.cells[class_column] == ""
     if nameless.any():
-        opened.notes.append(f"{int(nameless.sum())} rows without a name in {class_column!r} left out")
+        rows = f"{nameless.sum()} row{'s' if nameless.sum() > 1 else ''}"
+        opened.notes.append(f"{rows} without a name in {class_column!r} left out")
     if (named & ~told).any():
         names = ", ".join(map(repr, opened.cells[class_column][named & ~told][:4]))
         opened.notes.append(f"rows with a name only left out: {names}")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from dedn_hf import AttributeTable
-from dedn_hf.modeling.inputs import describe_class
+from dedn_hf.modeling.inputs import describe_class, in_unit, quantity
 from dedn_hf.traits import read_traits
 
 BIRDS = """class,role,bill,mass,crest,colour
@@ -209,3 +209,16 @@ def test_what_is_no_description_is_refused_with_the_form(two_traits, description
 def test_several_numbers_for_one_trait_are_refused_with_its_range(two_traits, value):
     with pytest.raises(ValueError, match="does not fit a number from 9.5 to 1000 g"):
         describe_class(two_traits, {"mass": value})
+
+
+def test_a_category_that_is_nearly_right_is_not_parted_at_its_and(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "class,told,coat\na,1,salt and pepper\nb,2,brown\nc,4,brown\nd,5,salt and pepper\n"
+    )
+    table = read_traits(tmp_path / "t.csv")
+    with pytest.raises(ValueError, match="'salt and peper' is not one of .* Did you mean 'salt and pepper'"):
+        table.encode("coat", "salt and peper")
+
+
+def test_a_unit_in_the_plural_of_an_older_model_is_the_same_unit():
+    assert in_unit(*quantity("5 eggs"), "eggs") == in_unit(*quantity("5 eggs"), "egg") == 5

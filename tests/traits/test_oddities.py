@@ -961,3 +961,10 @@ def test_a_comma_that_may_part_values_is_told(tmp_path):
 def test_an_unknown_unit_among_known_ones_is_refused_and_makes_no_category(tmp_path):
     with pytest.raises(ValueError, match="line 4, column 'asked': '9 grx': it is in grx, and the column in g"):
         column_of(tmp_path, "12 g", "14 g", "9 grx", "8 gm", "20 grams", "31 g")
+
+
+@pytest.mark.parametrize("cell", ["; ;", ", ", "&", "unknown; NA"])
+def test_a_cell_of_separators_and_gaps_is_a_gap(tmp_path, cell):
+    assert column_of(tmp_path, "red", "blue", cell, "red", cell, "blue")[1]["gaps"] == pytest.approx(1 / 3)
+    with pytest.raises(ValueError, match="no column of traits"):
+        read_traits(pd.DataFrame({"class": ["x", "y"], "a": [cell, cell]}))
