@@ -202,6 +202,8 @@ def _numbers(
             ) from None
     notes = [f"'++' is 2, '+' is 1, {_shown(absent)} is 0"] if absent else []
     bare = sum(not found and not np.isnan(number) for number, found in read)
+    if wanted == "%" and not units and np.nanmax([*numbers, 0.0]) <= 1:
+        notes.append("no value is above 1, so these may be shares and no percentages")
     if units and bare:
         notes.append(f"{bare} without a unit taken for {wanted}")
     if len(units) > 1:

@@ -968,3 +968,10 @@ def test_a_cell_of_separators_and_gaps_is_a_gap(tmp_path, cell):
     assert column_of(tmp_path, "red", "blue", cell, "red", cell, "blue")[1]["gaps"] == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="no column of traits"):
         read_traits(pd.DataFrame({"class": ["x", "y"], "a": [cell, cell]}))
+
+
+def test_shares_under_a_header_of_percentages_are_pointed_at():
+    rows = pd.DataFrame({"class": ["Wren", "Swan", "Kite"], "red": [1, 0, 1], "cover (%)": [0.5, 0.25, 1]})
+    assert "no value is above 1, so these may be shares" in str(read_traits(rows).report)
+    rows = rows.assign(**{"cover (%)": [50, 25, 0.5]})
+    assert "may be shares" not in str(read_traits(rows).report)
