@@ -39,7 +39,7 @@ REQUIRED = [
     "scipy>=1.15",
 ]
 HEIC = ["pillow-heif>=1.1.1"]
-SPACE = ["gradio>=6.0"]
+SPACE = ["gradio>=6.1"]
 SERVE = ["starlette>=0.50", "uvicorn>=0.38", "httpx>=0.28", "python-multipart>=0.0.20"]
 EXPORT = ["onnx>=1.19.1", "onnxruntime>=1.23", "onnxscript>=0.6.2"]
 DOCS = ["mkdocs-material>=9.7", "mkdocstrings-python>=2.0", "pymdown-extensions>=10.21"]
