@@ -341,7 +341,11 @@ def test_a_saved_model_still_squashes_pictures(tmp_path):
     new_model("resnet10t", crop_mode="squash", crop_pct=0.9).save_pretrained(tmp_path)
     model, processor = DEDNForZeroShot.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)
     assert model.config.crop_mode == "squash" and (processor.size["height"], processor.size["width"]) == (71, 71)
-    assert processor.to_dict() == model.image_processor().to_dict()
+    picture = to_pil_image(images(90, batch=1)[0, :, :60])
+    saved, own = (
+        each(images=picture, return_tensors="pt")["pixel_values"] for each in (processor, model.image_processor())
+    )
+    torch.testing.assert_close(saved, own, rtol=0, atol=0.02)  # one of 255 greys: transformers 5.0 resizes in two ways
 
 
 def test_a_crop_that_is_given_stays(tmp_path):
