@@ -460,12 +460,12 @@ def test_after_a_lasting_break_the_same_command_sends_only_what_is_missing(hub, 
     said = capsys.readouterr().err
     assert "Give the same command again" in said and "Traceback" not in said
     assert hub.repos["model", "ada/bird"].files() == {}
-    arrived = set(addresses) - {addresses[0]}
-    assert {f"PUT /lfs/{oid}" for oid in hub.blobs} == arrived
+    arrived = {f"PUT /lfs/{oid}" for oid in hub.blobs}  # others may not have begun: they go at the same time
+    assert arrived and addresses[0] not in arrived
 
     hub.faults.clear(), hub.requests.clear()
     assert main(push) == 0
-    assert hub.sent("PUT /lfs/") == [addresses[0]]
+    assert sorted(hub.sent("PUT /lfs/")) == sorted(set(addresses) - arrived)
     assert hub.repos["model", "ada/bird"].files() == contents(folder)
     assert len(hub.repos["model", "ada/bird"].commits) == 2
 
