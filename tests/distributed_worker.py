@@ -3,8 +3,10 @@
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
@@ -79,6 +81,7 @@ RUNS = {
     "views": lambda *to: whole_run(*to, cached=True, epochs=2, batch_size=6, feature_views=3, ema_decay=0.5),
 }
 SHARDED = ("images", "augmented")
+FSDP_GOES_ON = not torch.__version__.startswith("2.9.")  # which loses the optimizer's state; `fit` refuses then
 
 
 def recorded(train: Callable[[], tuple], steps: list[torch.Tensor]) -> tuple:
@@ -124,7 +127,8 @@ def train_sharded(accelerator: Accelerator, folder: Path) -> dict[str, list]:
     for name in SHARDED:
         weights, losses[name] = RUNS[name](accelerator, folder / name)
         if name == "images":  # again: it loads the sharded checkpoint of the last epoch
-            weights, losses[name] = RUNS[name](accelerator, folder / name)
+            with nullcontext() if FSDP_GOES_ON else pytest.raises(ValueError, match="has not restored"):
+                weights, losses[name] = RUNS[name](accelerator, folder / name)
         if accelerator.is_main_process:
             torch.save(weights, folder / f"{name}.pt")
     return losses

@@ -11,7 +11,7 @@ from dedn_hf.data.tasks import test_task
 from dedn_hf.training.experiment import inputs_of
 from dedn_hf.training.loop import fit
 from dedn_hf.training.settings import TrainingSettings
-from tests.distributed_worker import IMAGES, randomise_keys, shard
+from tests.distributed_worker import FSDP_GOES_ON, IMAGES, randomise_keys, shard
 from tests.forked import finished, in_processes, stopped
 from tests.tiny_runs import feature_model, feature_task, image_model, load_tiny
 
@@ -37,16 +37,13 @@ def on_images(accelerator: Accelerator, folder: Path) -> tuple[dict, list]:
     return accelerator.get_state_dict(model), [epoch["loss"] for epoch in history.epochs]
 
 
-SHARDED = not torch.__version__.startswith("2.9.")  # which loses the optimizer's state; `fit` refuses to go on then
-
-
 def each_kind(accelerator: Accelerator, act: Callable[[str, Callable], None]) -> None:
     """Call `act` with a training on features, one on images, and one with a sharded model."""
     act("features", on_features)
     accelerator.free_memory()
     act("images", on_images)
     accelerator.free_memory()
-    if SHARDED:
+    if FSDP_GOES_ON:
         shard(accelerator)
         act("sharded", on_images)
 

@@ -11,8 +11,8 @@ from accelerate.utils import DistributedType
 from dedn_hf.training.checkpoint import Checkpoint
 from dedn_hf.training.loop import fit
 from dedn_hf.training.settings import TrainingSettings
+from tests.distributed_worker import FSDP_GOES_ON
 from tests.forked import run_worker
-from tests.resuming_worker import SHARDED
 from tests.tiny_runs import feature_model, feature_task
 from tests.tiny_trainings import state_of
 from tests.training.test_distributed import TOLERANCE
@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", ["features", "images", "sharded"])
 def test_what_goes_on_elsewhere_ends_with_the_weights_and_losses_of_what_was_never_stopped(folder, direction, name):
-    if name == "sharded" and not SHARDED:
+    if name == "sharded" and not FSDP_GOES_ON:
         pytest.skip("torch 2.9 does not restore the state of the optimizer with FSDP, and going on is refused")
     expected, found = (torch.load(folder / n / name / "result.pt", weights_only=True) for n in ("whole", direction))
     assert (expected["processes"], found["processes"]) == (1, DIRECTIONS[direction][1])
