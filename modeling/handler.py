@@ -6,7 +6,8 @@ nothing is decoded before its size is known.
 """
 
 import base64
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -17,7 +18,10 @@ Image.init()  # so that OPEN holds every format that this PIL reads
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 if "AVIF" in Image.OPEN and features.check("avif"):
     FORMATS.append("AVIF")
-JPEG, EXIF_SEGMENT, SCAN, END = b"\xff\xd8", 0xE1, 0xDA, 0xD9  # how a file starts; second bytes of markers
+HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+JPEG, SCAN, END, COMMENT = b"\xff\xd8", 0xDA, 0xD9, 0xFE  # how a file starts; second bytes of markers
+COLOUR_SEGMENTS = (0xE0, 0xEE)  # JFIF and Adobe, which say how the colours of a JPEG are to be read
+PNG = b"\x89PNG\r\n\x1a\n"
 MAX_ASPECT_RATIO = 50  # preprocessing enlarges the shorter side to a fixed length: a thin line becomes a giant
 MAX_CANDIDATES = 2000
 MAX_NAME_LENGTH = 500
@@ -208,28 +212,78 @@ def decode_base64(text: str) -> bytes:
         raise BadRequest("The image is not valid base64 text; file names and paths are not read.") from None
 
 
-def without_exif(jpeg: bytes) -> bytes:
-    """A JPEG file without the segments of EXIF data before its first scan, for what PIL cannot read."""
+def open_encoded(source: str | os.PathLike | bytes, formats: Sequence[str] | None = None) -> Image.Image:
+    """An image from a file or its bytes, of which only the header is read. Damaged metadata do not cost the image.
+
+    formats: those of `PIL.Image.open` to try, default all. HEIC is read, too, where pillow-heif is installed.
+
+    Raises:
+        OSError, SyntaxError, ValueError: there is no such file, or it is no image.
+    """
+    try:
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=formats)
+    except (UnidentifiedImageError, ValueError):
+        if not isinstance(source, bytes):
+            with open(source, "rb") as file:
+                source = file.read()
+        if is_heic(source):
+            if not register_heic():
+                raise OSError(
+                    "It is a HEIC picture. To read it: pip install pillow-heif. Or save it as JPEG"
+                ) from None
+            return Image.open(BytesIO(source), formats=["HEIF"])
+        bare = without_extras(source)
+        if len(bare) == len(source):
+            raise
+        return Image.open(BytesIO(bare), formats=formats)
+
+
+def is_heic(content: bytes) -> bool:
+    """Whether a file says of itself that it is HEIC."""
+    return content[4:12] in HEIC
+
+
+def register_heic() -> bool:
+    """Let PIL read HEIC where pillow-heif is installed; whether it can."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def without_extras(content: bytes) -> bytes:
+    """A JPEG or PNG file without all that its pixels do not need, which PIL cannot read; another file as it is."""
+    if content.startswith(PNG):
+        chunks = png_chunks(content)
+        return PNG + b"".join(chunk for kind, chunk in chunks if kind[:1].isupper() or kind == b"tRNS")
+    return jpeg_without_extras(content) if content.startswith(JPEG) else content
+
+
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and bytes of each chunk of a PNG file, up to the end of the picture."""
+    at, kind = len(PNG), b""
+    while at + 12 <= len(content) and kind != b"IEND":
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        kind = content[at + 4 : at + 8]
+        yield kind, content[at:end]
+        at = end
+
+
+def jpeg_without_extras(jpeg: bytes) -> bytes:
+    """A JPEG file without comments and segments of applications before its first scan."""
     kept, at = [jpeg[:2]], 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF and jpeg[at + 1] not in (SCAN, END):
-        if jpeg[at + 1] == 0xFF:  # a fill byte
+        marker = jpeg[at + 1]
+        if marker == 0xFF:  # a fill byte
             at += 1
             continue
-        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if jpeg[at + 1] != EXIF_SEGMENT:
+        end = at + 2 + max(int.from_bytes(jpeg[at + 2 : at + 4], "big"), 2)
+        if marker in COLOUR_SEGMENTS or not (0xE0 <= marker <= 0xEF or marker == COMMENT):
             kept.append(jpeg[at:end])
         at = end
     return b"".join([*kept, jpeg[at:]])
-
-
-def open_header(content: bytes) -> Image.Image:
-    """An image of which only the header was read. Damaged EXIF data do not cost the image."""
-    try:
-        return Image.open(BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        if not content.startswith(JPEG):
-            raise
-        return Image.open(BytesIO(without_exif(content)), formats=["JPEG"])
 
 
 def decode_image(image: bytes | Image.Image, max_pixels: int) -> Image.Image:
@@ -239,7 +293,9 @@ def decode_image(image: bytes | Image.Image, max_pixels: int) -> Image.Image:
     """
     try:
         if not isinstance(image, Image.Image):
-            image = open_header(image)
+            if is_heic(image) and not register_heic():
+                raise BadRequest("This server does not read HEIC. Send the image as JPEG.", 415)
+            image = open_encoded(image, FORMATS)
         if image.width * image.height > max_pixels:
             raise BadRequest(f"The image has {image.width} x {image.height} pixels; {max_pixels} are allowed.", 413)
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):

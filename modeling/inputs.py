@@ -11,13 +11,12 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
-from .handler import JPEG, without_exif
+from .handler import MAX_ASPECT_RATIO, open_encoded
 
 # Pictures -----------------------------------------------------------------------------------------------------------
 
@@ -30,51 +29,46 @@ TURNS = {  # EXIF orientation -> how to set the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-RANGES = (1.0, 2.0**8 - 1, 2.0**16 - 1, 2.0**32 - 1)  # of grey pictures: fractions, 8, 16 and 32 bits
-HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+WHOLE_RANGES = (2.0**8 - 1, 2.0**12 - 1, 2.0**16 - 1)  # of grey pictures: 8, 12 and 16 bits
+FLOAT_RANGES = (1.0, 2.0**8 - 1)
+PHOTOMETRIC, SAMPLE_FORMAT = 262, 339  # tags of TIFF: 0 where 0 is white; 1 where no value is negative
 
 
 def read_image(source: str | os.PathLike | bytes) -> Image.Image:
-    """A picture from a file or its bytes, as a viewer shows it; see `upright_rgb`.
+    """A picture from a file or its bytes, as a viewer shows it; see `open_encoded` and `upright_rgb`.
 
     Raises:
-        OSError, SyntaxError, ValueError: there is no such file, it is no image, or its pixels do not decode.
+        OSError, SyntaxError, ValueError: there is no such file, it is no image, its pixels do not decode, or it is a
+            thin line.
     """
     return upright_rgb(open_encoded(source))
-
-
-def open_encoded(source: str | os.PathLike | bytes) -> Image.Image:
-    """As `PIL.Image.open`, which reads the header only.
-
-    A JPEG whose EXIF data PIL cannot read is opened without them, HEIC where pillow-heif is installed.
-    """
-    try:
-        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
-    except UnidentifiedImageError:
-        if not isinstance(source, bytes):
-            with open(source, "rb") as file:
-                source = file.read()
-        if source.startswith(JPEG):
-            return Image.open(BytesIO(without_exif(source)))
-        if source[4:12] in HEIC:
-            if register_heic():
-                return Image.open(BytesIO(source))
-            raise OSError("It is a HEIC picture. To read it: pip install pillow-heif. Or save it as JPEG.") from None
-        raise
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """A picture as a viewer shows it: upright by its EXIF tag, in RGB, the first frame of an animation.
 
     Damaged metadata never costs the picture: at worst it is not turned. Grey pictures of 16 or 32 bits and of
-    floating point are brought to 0..255 by their range, see `eight_bit`.
+    floating point are brought to 0..255 by their range, see `eight_bit`. What comes out holds no metadata, so that
+    none gets into a file that is made of it.
 
     Raises:
-        OSError, SyntaxError, ValueError: the pixels do not decode.
+        OSError, SyntaxError, ValueError: the pixels do not decode, or it is a thin line.
     """
+    require_shape(image)
     image.load()
     turn = TURNS.get(orientation(image) or 0)
-    return eight_bit(image if turn is None else image.transpose(turn)).convert("RGB")
+    picture = eight_bit(image)
+    picture = (picture if turn is None else picture.transpose(turn)).convert("RGB")
+    picture.info = {}
+    return picture
+
+
+def require_shape(image: Image.Image) -> None:
+    """Raise ValueError for a thin line, of which preprocessing would make a giant."""
+    if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels, and is more than {MAX_ASPECT_RATIO} times longer than wide"
+        )
 
 
 def orientation(image: Image.Image) -> int | None:
@@ -88,29 +82,25 @@ def orientation(image: Image.Image) -> int | None:
 def eight_bit(image: Image.Image) -> Image.Image:
     """A grey picture with more than 8 bits a pixel in 8; any other picture as it is. PIL would make it white or black.
 
-    Values of 16 bits are divided by 257. Those of 32 bits and of floating point have no range of their own: the
-    smallest of 0..1 (floating point only), 0..255, 0..65535 and 0..2^32 - 1 that covers all values is taken. Where
-    none does, as with negative values, the picture's own smallest value becomes black and its largest white.
+    Black and white are the ends of the smallest usual range that covers all values: 0..255, 0..4095 (12 bits) or
+    0..65535 of whole numbers, 0..1 or 0..255 of floating point. Where none does, as with negative values and most
+    pictures of 32 bits, they are the picture's own smallest and largest value. What is not finite is black.
     """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))  # 65535 / 255 == 257
-    if image.mode not in ("I", "F"):
+    if not image.mode.startswith(("I", "F")):
         return image
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = values.min(), values.max()
-    limit = next((limit for limit in RANGES[image.mode == "I" :] if low >= 0 and high <= limit), None)
-    scaled = values / limit if limit else (values - low) / max(high - low, 1e-300)
-    return Image.fromarray((scaled * 255).round().astype(np.uint8))
-
-
-def register_heic() -> bool:
-    """Let PIL read HEIC where pillow-heif is installed; whether it can."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
+    tags = getattr(image, "tag_v2", {})
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "I" and tags and tags.get(SAMPLE_FORMAT, 1) in (1, (1,)):
+        values[values < 0] += 2.0**32  # PIL reads 32 bits as if they had a sign
+    finite = np.isfinite(values)
+    low, high = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 1.0)
+    ranges = FLOAT_RANGES if image.mode == "F" else WHOLE_RANGES
+    limit = next((limit for limit in ranges if low >= 0 and high <= limit), None)
+    low, high = (low, high) if limit is None else (0.0, limit)
+    shares = np.where(finite, (np.where(finite, values, low) - low) / max(high - low, 1e-300), 0)
+    if tags.get(PHOTOMETRIC) == 0:
+        shares = np.where(finite, 1 - shares, 0)
+    return Image.fromarray((shares * 255).round().astype(np.uint8))
 
 
 # Cells of a table: gaps, yes and no, numbers with units as people write them -----------------------------------------

@@ -356,7 +356,7 @@ def open_image(image: Any, timeout: float | None = None) -> Image.Image:
         raise ValueError(f"{shown} is not an image. Give a JPEG, PNG or WebP file.") from None
     except TypeError:
         raise ValueError(f"An image is a path, a URL, bytes or a PIL image, not {type(image).__name__}.") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{shown} does not decode: {error}. Give a whole JPEG, PNG or WebP file.") from error
     except Exception as error:  # of the HTTP library, which differs between versions of transformers
         if not isinstance(image, str):

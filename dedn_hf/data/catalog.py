@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dedn_hf.modeling.attribute_table import AttributeTable
-from dedn_hf.modeling.inputs import open_encoded
+from dedn_hf.modeling.inputs import open_encoded, require_shape
 
 PORTIONS = ("fit", "val_seen", "val_unseen", "test_seen", "test_unseen")
 SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -217,6 +217,7 @@ def decode_problem(path: str | bytes) -> str | None:
     """Why the image in a file, or of these bytes, does not decode, or None. To be quick, JPEGs decode at an eighth."""
     try:
         with open_encoded(path) as image:
+            require_shape(image)
             image.draft(None, (1, 1))
             image.load()
     except Exception as error:  # noqa: BLE001 - damaged files make PIL's decoders raise nearly anything

@@ -11,7 +11,10 @@ from dedn_hf.data.catalog import SPLITS, abbreviate
 if TYPE_CHECKING:
     from dedn_hf.data.base import ZeroShotBuilder
 
-REMOVED = "The images hold no metadata: no place, no camera, no comment. Their pixels are the original ones."
+REMOVED = (
+    "The images hold no metadata: no place, no camera, no comment. JPEG, PNG and WebP have their original pixels; "
+    "pictures in other formats may have become PNG of 8 bits."
+)
 KEPT = "The images are the original files. Their metadata may say where a photo was taken, and with which camera."
 USAGE = """\
 ```python

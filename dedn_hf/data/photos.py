@@ -18,7 +18,7 @@ from typing import IO
 
 import PIL.Image
 
-from dedn_hf.modeling.inputs import open_encoded, register_heic
+from dedn_hf.modeling.handler import open_encoded, register_heic
 
 LISTS = ("metadata.csv", "metadata.parquet", "metadata.jsonl")  # as in `datasets`' ImageFolder
 FILE_COLUMNS = ("file_name", "file", "filename", "path", "filepath", "file_path", "image", "image_path", "photo")

@@ -1,6 +1,6 @@
 """Photos without metadata: where they were taken, and with which camera, is nobody else's business.
 
-Endangered animals are found by such data. Pixels stay as they are, to the last bit, and so does the colour profile.
+Endangered animals are found by such data. What training sees stays as it is, to the last bit.
 """
 
 from __future__ import annotations
@@ -12,21 +12,25 @@ from io import BytesIO
 
 from PIL import ExifTags, Image
 
-from dedn_hf.modeling.handler import JPEG
-from dedn_hf.modeling.inputs import TURNS, open_encoded, orientation
+from dedn_hf.modeling.handler import COMMENT, END, JPEG, PNG, open_encoded, png_chunks
+from dedn_hf.modeling.inputs import TURNS, orientation, read_image
 
-PNG, PNG_METADATA = b"\x89PNG\r\n\x1a\n", {b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"tIME"}
-WEBP_METADATA = {b"EXIF": 0x08, b"XMP ": 0x04}  # chunk -> its flag in the chunk VP8X
-COLOUR_PROFILE = b"ICC_PROFILE\0"
-APP2, COMMENT, SCAN, END = 0xE2, 0xFE, 0xDA, 0xD9
-KEPT_SEGMENTS = {0xE0, 0xEE}  # JFIF and Adobe, which say how colours are to be read
+# What is not known to be of the picture goes: cameras and programs have segments, chunks and tags of their own.
+JPEG_KEPT = {0xE0: b"JFIF\0", 0xE2: b"ICC_PROFILE\0", 0xEE: b"Adobe"}  # segment -> its beginning
+PNG_KEPT = {b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"cICP", b"sBIT", b"bKGD", b"pHYs"}  # and those in capitals
+WEBP_KEPT = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP", b"ANIM", b"ANMF"}
+WEBP_FLAGS = {"EXIF": 0x08, "XMP": 0x04}  # of the chunk VP8X
+TIFF_KEPT = {*range(254, 260), 262, 266, 273, 274, *range(277, 280), *range(282, 285), 296, 317, 320, *range(322, 326)}
+TIFF_KEPT |= {338, 339, 347, *range(529, 533), 34675}  # also for JPEG within TIFF; and the colour profile
+AVIF_METADATA = (b"Exif", b"mime", b"uri ", b"uuid", b"udta")
 
 
 def without_metadata(content: bytes) -> bytes:
-    """The file of a picture without EXIF, XMP, IPTC, comments, and pictures hidden behind the first one.
+    """The file of a picture without EXIF, XMP, IPTC, comments, and what is hidden behind the picture.
 
-    The orientation stays, in an EXIF block of its own. A file without metadata is given back as it is. Of formats
-    other than JPEG, PNG and WebP, a file with metadata becomes a PNG.
+    The orientation stays, in an EXIF block of its own. A file without metadata is given back as it is. In formats
+    other than JPEG, PNG and WebP, only TIFF and AVIF can be seen to have none; the others become a PNG of 8 bits that
+    shows what `read_image` gives.
     """
     turn = read_orientation(content)
     if content.startswith(JPEG):
@@ -82,7 +86,7 @@ def jpeg_parts(content: bytes) -> Iterator[tuple[bytes, bool]]:
             yield content[at : start + 2], False
             at = start + 2
         else:
-            end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+            end = start + 2 + max(int.from_bytes(content[start + 2 : start + 4], "big"), 2)  # even where it says 0
             yield content[at:start], False
             yield content[start:end], is_jpeg_metadata(marker, content[start + 4 : end])
             at = end
@@ -91,39 +95,34 @@ def jpeg_parts(content: bytes) -> Iterator[tuple[bytes, bool]]:
 
 def is_jpeg_metadata(marker: int, payload: bytes) -> bool:
     """Whether a segment is an application's or a comment, but for what says how colours are to be read."""
-    if marker == APP2:
-        return not payload.startswith(COLOUR_PROFILE)
-    return marker == COMMENT or (0xE0 <= marker <= 0xEF and marker not in KEPT_SEGMENTS)
+    if marker in JPEG_KEPT:
+        return not payload.startswith(JPEG_KEPT[marker])
+    return marker == COMMENT or 0xE0 <= marker <= 0xEF
 
 
 def png_without(content: bytes, exif: bytes) -> bytes:
-    """A PNG file without its chunks of metadata; what follows its end goes, too."""
-    kept, at = [PNG], len(PNG)
-    while at + 12 <= len(content):
-        size = int.from_bytes(content[at : at + 4], "big")
-        kind, chunk = content[at + 4 : at + 8], content[at : at + 12 + size]
-        at += 12 + size
-        if kind not in PNG_METADATA:
+    """A PNG file without its chunks of metadata; further frames and what follows its end go, too."""
+    kept = [PNG]
+    for kind, chunk in png_chunks(content):
+        if kind[:1].isupper() or kind in PNG_KEPT:
             kept.append(chunk)
         if kind == b"IHDR" and exif:
             body = b"eXIf" + exif
             kept.append(struct.pack(">I", len(exif)) + body + struct.pack(">I", zlib.crc32(body)))
-        if kind == b"IEND":
-            break
     return b"".join(kept)
 
 
 def webp_without(content: bytes, exif: bytes) -> bytes:
-    """A WebP file without its chunks of metadata."""
-    kept, at = [], 12
-    while at + 8 <= len(content):
+    """A WebP file without its chunks of metadata; what follows its end goes, too."""
+    kept, at, end = [], 12, min(len(content), 8 + int.from_bytes(content[4:8], "little"))
+    while at + 8 <= end:
         size = int.from_bytes(content[at + 4 : at + 8], "little")
         kind, chunk = content[at : at + 4], content[at : at + 8 + size + size % 2]
         at += len(chunk)
         if kind == b"VP8X":
-            flags = chunk[8] & ~sum(WEBP_METADATA.values()) | (WEBP_METADATA[b"EXIF"] if exif else 0)
+            flags = chunk[8] & ~sum(WEBP_FLAGS.values()) | (WEBP_FLAGS["EXIF"] if exif else 0)
             chunk = chunk[:8] + bytes([flags]) + chunk[9:]
-        if kind not in WEBP_METADATA:
+        if kind in WEBP_KEPT:
             kept.append(chunk)
     if exif:
         kept.append(b"EXIF" + struct.pack("<I", len(exif)) + exif)
@@ -132,24 +131,18 @@ def webp_without(content: bytes, exif: bytes) -> bytes:
 
 
 def other_without(content: bytes) -> bytes:
-    """A file of another format as it is, or as a PNG where it holds metadata."""
+    """A file of another format as it is where it can be seen to hold no metadata, else as a PNG of 8 bits."""
     with open_encoded(content) as image:
-        private = {"exif", "xmp", "XML:com.adobe.xmp", "photoshop", "comment"} & set(image.info)
-        if not private and not (image.format == "TIFF" and has_private_tags(image)):
+        if holds_pixels_only(image, content):
             return content
-        image.load()
-        turn = TURNS.get(orientation(image) or 0)
-        plain = image if turn is None else image.transpose(turn)
-        clean = Image.frombytes(plain.mode, plain.size, plain.tobytes())
-        if plain.mode == "P":
-            clean.putpalette(plain.palette)
-        buffer, profile = BytesIO(), image.info.get("icc_profile")
-        writable = clean.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
-        (clean if writable else clean.convert("RGB")).save(buffer, "PNG", icc_profile=profile)
+        profile = image.info.get("icc_profile") if image.mode.startswith("RGB") else None
+    buffer = BytesIO()
+    read_image(content).save(buffer, "PNG", icc_profile=profile)
     return buffer.getvalue()
 
 
-def has_private_tags(image: Image.Image) -> bool:
-    """Whether a TIFF file holds more than what its pixels need."""
-    private = {ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo, 700, 33723, 34377, 270, 305, 315, 271, 272, 50735, 50708}
-    return bool(private & set(image.tag_v2))
+def holds_pixels_only(image: Image.Image, content: bytes) -> bool:
+    """Whether a TIFF or AVIF file holds nothing but one picture; False for other formats, which is not looked into."""
+    if image.format == "TIFF":
+        return image.n_frames == 1 and set(image.tag_v2) <= TIFF_KEPT
+    return image.format == "AVIF" and not any(box in content for box in AVIF_METADATA)

@@ -2,10 +2,12 @@
 
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from dedn_hf.cli import main
 from dedn_hf.data import load
@@ -78,6 +80,71 @@ def test_comments_and_what_lies_behind_the_picture_go_too():
     after = without_metadata(content)
     assert SERIAL in content and SERIAL not in after
     np.testing.assert_array_equal(pixels_of(after), pixels_of(content))
+
+
+def with_segment(marker: int, start: bytes) -> bytes:
+    """A JPEG with a segment of an application."""
+    content, payload = jpeg(3), start + SERIAL
+    return content[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(payload) + 2) + payload + content[2:]
+
+
+def with_part(kind: str, chunk: bytes, end: int = 0) -> bytes:
+    """A picture with something before its last bytes."""
+    buffer = io.BytesIO()
+    read_image(jpeg(3)).save(buffer, kind)
+    content = buffer.getvalue()
+    return content[: len(content) - end] + chunk + content[len(content) - end :]
+
+
+def riff(content: bytes) -> bytes:
+    return content[:4] + struct.pack("<I", len(content) - 8) + content[8:]
+
+
+def png_chunk(kind: bytes) -> bytes:
+    return struct.pack(">I", len(SERIAL)) + kind + SERIAL + struct.pack(">I", zlib.crc32(kind + SERIAL))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_segment(0xE0, b"JFXX\0"),
+        with_segment(0xE2, b"MPF\0"),
+        with_segment(0xED, b"Photoshop 3.0\0"),
+        with_segment(0xEF, b""),
+        with_part("PNG", png_chunk(b"prVt"), end=12),
+        with_part("PNG", SERIAL),
+        with_part("WEBP", SERIAL),
+        riff(with_part("WEBP", b"priv" + struct.pack("<I", len(SERIAL)) + SERIAL + b"\0")),
+        with_part("GIF", b"\x21\xff\x0bXMP DataXMP" + bytes([len(SERIAL)]) + SERIAL + b"\0", end=1),
+        with_part("JPEG2000", struct.pack(">I", 8 + len(SERIAL)) + b"xml " + SERIAL),
+        with_part("BMP", SERIAL),
+    ],
+    ids=["JFXX", "MPF", "IPTC", "other", "PNG chunk", "PNG", "WebP", "WebP chunk", "GIF XMP", "JPEG 2000", "BMP"],
+)
+def test_what_programs_add_in_their_own_ways_goes_too(content):
+    after = without_metadata(content)
+    assert SERIAL in content and SERIAL not in after
+    np.testing.assert_array_equal(pixels_of(after), pixels_of(content))
+    assert without_metadata(after) == after
+
+
+@pytest.mark.parametrize("tag", [270, 33432, 34737, 42112, 50838])
+def test_a_tiff_keeps_no_tag_that_its_pixels_do_not_need(tag):
+    buffer = io.BytesIO()
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag], tags.tagtype[tag] = SERIAL.decode(), 2
+    Image.new("RGB", (20, 10), "red").save(buffer, "TIFF", tiffinfo=tags)
+    assert SERIAL in buffer.getvalue() and SERIAL not in without_metadata(buffer.getvalue())
+
+
+@pytest.mark.parametrize("values", [np.arange(600) * 109, np.arange(600) * 2000, np.arange(600) / 600])
+def test_grey_pictures_of_many_bits_look_the_same_without_their_metadata(values):
+    kind = np.uint16 if values.max() == 599 * 109 else np.int32 if values.max() > 1 else np.float32
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(kind).reshape(20, 30)).save(buffer, "TIFF", exif=private_exif(6))
+    after = without_metadata(buffer.getvalue())
+    assert SERIAL not in after
+    np.testing.assert_array_equal(pixels_of(after), pixels_of(buffer.getvalue()))
 
 
 @pytest.mark.parametrize("keep", [False, True])

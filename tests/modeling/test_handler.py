@@ -386,3 +386,22 @@ def test_a_description_may_hold_several_words_or_a_gap(handler, value):
 def test_what_is_no_value_of_a_trait_is_refused(handler, value):
     with pytest.raises(BadRequest, match="is described by"):
         handler.prepare({"inputs": "", "parameters": {"candidate_labels": {"Swan": {"bill": value}}}})
+
+
+HEIC = b"\0\0\0\x18ftypheic" + bytes(50)
+
+
+def test_a_heic_picture_is_answered_where_pillow_heif_is_installed(handler):
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pip install pillow-heif")
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.open(io.BytesIO(picture(1, 0))).convert("RGB")).save(buffer, quality=90)
+    assert handler({"inputs": buffer.getvalue()}) == handler.pipeline(buffer.getvalue())
+    strict = EndpointHandler(pipeline=handler.pipeline, max_pixels=100)
+    assert refusal(strict, {"inputs": buffer.getvalue()}).status == 413
+    assert refusal(handler, {"inputs": HEIC}).status == 400
+
+
+def test_without_pillow_heif_a_heic_picture_is_refused_with_what_to_send(handler, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    error = refusal(handler, {"inputs": as_base64(HEIC)})
+    assert error.status == 415 and "does not read HEIC. Send the image as JPEG" in str(error)

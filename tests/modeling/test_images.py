@@ -3,6 +3,7 @@
 import io
 import struct
 import sys
+import zlib
 
 import datasets
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from dedn_hf import DEDNForZeroShot
 from dedn_hf.classify.classifier import PhotoBatches
+from dedn_hf.data.catalog import decode_problem
 from dedn_hf.data.photos import why_unused
 from dedn_hf.data.privacy import without_metadata
 from dedn_hf.data.transforms import decoded, encoded
@@ -49,17 +51,12 @@ def ways_in(content: bytes, folder) -> dict[str, np.ndarray]:
         "pipeline, bytes": open_image(content),
         "pipeline, file": open_image(str(path)),
         "pipeline, picture": open_image(Image.open(path)) if opens(path) else read_image(path),
-        "endpoint": open_image(decode_image(content, 10**6)) if not is_heic(content) else read_image(content),
+        "endpoint": open_image(decode_image(content, 10**6)),
         "prepared": read_image(without_metadata(content)),
         "classification": with_thumbnail(path),
         "Space": scoring.open_photo(DEDNForZeroShot, str(path)),
     }
     return {way: np.asarray(image) for way, image in found.items()}
-
-
-def is_heic(content: bytes) -> bool:
-    """What the endpoint refuses: only formats that PIL itself reads are decoded for strangers."""
-    return content[4:8] == b"ftyp"
 
 
 def with_thumbnail(path) -> np.ndarray:
@@ -73,7 +70,7 @@ def with_thumbnail(path) -> np.ndarray:
 def opens(path) -> bool:
     try:
         Image.open(path).close()
-    except Image.UnidentifiedImageError:
+    except (UnidentifiedImageError, ValueError):
         return False
     return True
 
@@ -171,6 +168,37 @@ def pixels(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
+def with_chunk(kind: bytes, body: bytes, damage: int = 0) -> bytes:
+    """A PNG with one more chunk before its pixels; damage: to its check sum."""
+    content = bytes_of(PICTURE, "PNG")
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body) ^ damage)
+    return content[:33] + chunk + content[33:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        with_chunk(b"tEXt", b"Comment\0kite", damage=1),
+        with_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(5_000_000))),
+        with_chunk(b"iCCP", b"profile\0\0x", damage=1),
+        with_chunk(b"pHYs", b"\0"),
+        with_chunk(b"gAMA", b""),
+        with_chunk(b"eXIf", b"garbage"),
+        *(b"\xff\xd8" + part + bytes_of(PICTURE)[2:] for part in (b"\xff\xe2\0\x0eICC_PROFILE\0", b"\xff\xe1\0\0")),
+    ],
+    ids=["text", "too much text", "profile", "resolution", "gamma", "EXIF", "profile of a JPEG", "empty segment"],
+)
+def test_other_damaged_metadata_do_not_cost_the_photo_either(content, tmp_path):
+    expected = bytes_of(PICTURE, "PNG" if content.startswith(b"\x89PNG") else "JPEG")
+    np.testing.assert_array_equal(same_everywhere(content, tmp_path), pixels(expected))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF"])
+def test_a_picture_that_was_read_takes_no_metadata_into_the_next_file(format):
+    content = bytes_of(PICTURE, "GIF" if format == "GIF" else "JPEG", comment=b"SERIAL-0815")
+    assert b"SERIAL-0815" in content and b"SERIAL-0815" not in bytes_of(read_image(content), format)
+
+
 # Kinds of pictures --------------------------------------------------------------------------------------------------
 
 
@@ -213,9 +241,57 @@ def test_two_pictures_of_16_bits_keep_their_difference_in_brightness():
     assert [int(np.asarray(upright_rgb(Image.fromarray(each)))[0, 0, 0]) for each in (dark, bright)] == [35, 171]
 
 
-def test_values_that_are_not_finite_are_black():
-    shown = np.asarray(eight_bit(Image.fromarray(np.array([[np.nan, np.inf, 1.0]], np.float32))))
-    assert shown.tolist() == [[0, 0, 255]]
+@pytest.mark.parametrize(
+    "values",
+    [GREYS.astype(np.int32) * 3922, GREYS.astype(np.int32) * 100 + 990_000, GREYS.astype(np.float32) / 200 + 299],
+    ids=["to a million", "around a million", "degrees"],
+)
+def test_values_without_a_usual_range_are_shown_from_their_smallest_to_their_largest(values, tmp_path):
+    shown = same_everywhere(bytes_of(Image.fromarray(values), "TIFF"), tmp_path)
+    np.testing.assert_array_equal(shown[..., 0], GREYS)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("highest", [255, 4095])
+def test_values_of_8_and_12_bits_in_files_of_16_keep_their_greys(highest, format, tmp_path):
+    values = (GREYS * (highest / 255)).round().astype(np.uint16)
+    shown = same_everywhere(bytes_of(Image.fromarray(values), format), tmp_path)
+    np.testing.assert_array_equal(shown[..., 0], GREYS)
+
+
+def grey_tiff(values: np.ndarray, zero_is_white: bool = False) -> bytes:
+    """Written by hand: PIL writes neither 32 bits without a sign nor a white 0."""
+    tags = [(256, 16), (257, 16), (258, values.itemsize * 8), (259, 1), (262, 0 if zero_is_white else 1), (273, 134)]
+    tags += [(277, 1), (278, 16), (279, values.nbytes), (339, 1)]
+    listed = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + listed + bytes(4) + values.tobytes()
+
+
+def test_whole_numbers_of_32_bits_without_a_sign_keep_their_greys(tmp_path):
+    shown = same_everywhere(grey_tiff(GREYS.astype("<u4") * 16843009), tmp_path)
+    np.testing.assert_array_equal(shown[..., 0], GREYS)
+
+
+@pytest.mark.parametrize("kind", ["<u1", "<u2"])
+def test_a_file_that_says_that_0_is_white_is_shown_so(kind, tmp_path):
+    values = GREYS.astype(kind) * (257 if kind == "<u2" else 1)
+    np.testing.assert_array_equal(same_everywhere(grey_tiff(values, True), tmp_path)[..., 0], 255 - GREYS)
+
+
+@pytest.mark.parametrize("around", [0, 300, -5])
+def test_values_that_are_not_finite_are_black_and_do_not_change_the_others(around):
+    values = np.array([[np.nan, np.inf, -np.inf, around, around + 1]], np.float32)
+    assert np.asarray(eight_bit(Image.fromarray(values))).tolist() == [[0, 0, 0, 0, 255]]
+    assert not np.asarray(eight_bit(Image.fromarray(values[:, :3]))).any()
+
+
+@pytest.mark.parametrize("size", [(1, 51), (5000, 1)])
+def test_a_thin_line_is_refused_everywhere_because_resizing_would_make_it_huge(size, tmp_path):
+    content = bytes_of(Image.new("RGB", size))
+    assert "more than 50 times longer than wide" in decode_problem(content)
+    for read in (read_image, open_image, lambda content: decode_image(content, 10**6)):
+        with pytest.raises(ValueError, match="more than 50 times longer than wide"):
+            read(content)
 
 
 @pytest.mark.parametrize("name", ["garbage.jpg", "model.jpg", "rational.jpg", "short.jpg"])
