@@ -127,26 +127,27 @@ def said_once() -> Iterator[None]:
 
 
 @contextmanager
-def nothing_said_twice() -> Iterator[None]:
+def nothing_said_twice(*rooms: str) -> Iterator[None]:
     """Within `with`, no warnings about photos and table, which the check has given, and no bars but one for all.
 
     Nor a line for each time that a download is tried again: if it fails in the end, the error says so.
+
+    rooms: modules whose warnings are meant, default all of `dedn_hf.data`.
     """
     import datasets
-    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
-    data, bars = logging.getLogger("dedn_hf.data"), not datasets.are_progress_bars_disabled()
-    before, hub_before = data.level, hub_logging.get_verbosity()
-    data.setLevel(logging.ERROR)
-    hub_logging.set_verbosity_error()
+    loggers = [logging.getLogger(name) for name in (*(rooms or ("dedn_hf.data",)), "huggingface_hub")]
+    before, bars = [each.level for each in loggers], not datasets.are_progress_bars_disabled()
+    for each in loggers:
+        each.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        data.setLevel(before)
-        hub_logging.set_verbosity(hub_before)
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
         transformers_logging.enable_progress_bar()
         if bars:
             datasets.enable_progress_bars()
@@ -182,7 +183,7 @@ def own_preset(out: str, photos: str, traits: str | list[str] | None = None, **g
     """A preset for these photos, after `dedn check` has looked at them, and the folder for features."""
     from dedn_hf.data.loading import load
     from dedn_hf.publish.saved import load_model
-    from dedn_hf.training.automatic import automatic_preset, continued
+    from dedn_hf.training.automatic import automatic_preset, continued, require_trainable, smallest_part
     from dedn_hf.training.settings import apply_overrides
 
     start = given.get("start_from")
@@ -197,14 +198,17 @@ def own_preset(out: str, photos: str, traits: str | list[str] | None = None, **g
         raise ValueError("Give --traits FILE, the table that describes the classes.")
     else:
         run_check(photos, traits, **{name: given[name] for name in READING if name in given})
-    with nothing_said_twice():
+    with nothing_said_twice("dedn_hf.data.own_photos", "dedn_hf.data.labelled"):  # but of damaged photos
         splits, table = load(**data)
     if start and data.get("like"):
         warn_of_forgetting(splits, table, start)
+    if not start:
+        require_trainable(splits, table)
     preset = automatic_preset(
         data,
         images=len(splits["train"]),
         seen_classes=int(table.seen.sum()),
+        smallest=None if start else smallest_part(splits, table),
         **{name: given[name] for name in ("effort", "backbone", "weights") if given.get(name)},
     )
     if start:

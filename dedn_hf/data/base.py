@@ -158,9 +158,17 @@ class ZeroShotBuilder(datasets.GeneratorBasedBuilder):
                 "Replace them, or give strict=False (in commands: leave out --strict), which leaves them out."
             )
         self._left_out = problems
+        if problems and len(problems) == sum(map(len, self.images.values())):
+            file, reason = next(iter(problems.items()))
+            raise ValueError(
+                f"None of the {len(problems)} images of {self.catalog.root} can be read. The first: {file} ({reason})."
+            )
+        whole = {
+            name: [image for image in images if image.file not in problems] for name, images in self.images.items()
+        }
         return [
-            datasets.SplitGenerator(name, {"images": [image for image in images if image.file not in problems]})
-            for name, images in self.images.items()
+            datasets.SplitGenerator(name, {"images": images})
+            for name, images in whole.items()
             if images  # of an empty split, `datasets` would say that it corresponds to no data
         ]
 

@@ -106,10 +106,22 @@ class TableReader:
         return {name: class_name for name, class_name in clean.items() if class_name in known}
 
     def tell_classes(self, found: Photos) -> None:
-        """The report on the table then tells the classes of the photos from other folders."""
+        """The report on the table then tells the classes of the photos from other folders.
+
+        Classes with photos to test on only are not learned, so they are unseen.
+        """
         labels = {photo.label: photo.known for photo in found.photos}
         known, unknown = ([label for label in sorted(labels) if labels[label] is said] for said in (True, False))
         self.report.keep_labels(known, unknown)
+        learned = {photo.label for photo in found.photos if photo.split != "test"}
+        roles = dict(zip(self.table.class_names, self.table.roles, strict=True))
+        tested = [name for name in known if name not in learned and roles[name] != "unseen"]
+        if tested and learned:
+            roles |= dict.fromkeys(tested, "unseen")
+            self.table = self.table.replace(roles=list(roles.values()))
+            self.report.seen = int(self.table.seen.sum())
+            self.report.warnings.append(f"all photos of {abbreviate(tested)} are to test on: described, not learned")
+            logger.warning("%s: %s.", self.path, self.report.warnings[-1])
 
     def read(self, names: list[str]) -> AttributeTable:
         """The table. Classes are called as in `names` where they match, and are seen unless the table says else."""

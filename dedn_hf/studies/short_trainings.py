@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from dedn_hf.metrics.scores import SCORES, percent
 from dedn_hf.studies.forecast import FORECAST
-from dedn_hf.training.automatic import FEWEST_FOR_FOLDS, automatic_preset
+from dedn_hf.training.automatic import FEWEST_FOR_FOLDS, automatic_preset, smallest_part
 from dedn_hf.training.experiment import Experiment, choose
 from dedn_hf.training.settings import TrainingSettings
 
@@ -57,11 +57,16 @@ def short_trainings(
     """
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment.from_preset({"data": data, "model": model}, features or Path(folder) / "features", {})
-        splits, _ = experiment.load(False)
+        splits, table = experiment.load(False)
         seen = len(set(splits["train"]["label"]))
         if seen < FEWEST_FOR_FOLDS:
             raise ValueError(f"Trainings on folds need {FEWEST_FOR_FOLDS} classes with photos; there are {seen}.")
-        preset = automatic_preset(data, len(splits["train"]), seen, "quick")
+        smallest = smallest_part(splits, table)
+        if not smallest:
+            raise ValueError(
+                "There are too few photos, or classes too much alike, for trainings on folds. Add photos."
+            )
+        preset = automatic_preset(data, len(splits["train"]), seen, "quick", smallest=smallest)
         experiment.build = Experiment.from_preset({"data": data, "model": {**preset["model"], **model}}).build
         settings = TrainingSettings.from_dict({**preset["training"], "checkpoint_every": 0, **changes})
         record = choose(experiment, settings, Path(folder) / "run", Accelerator()).record

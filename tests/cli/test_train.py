@@ -95,6 +95,55 @@ def test_with_very_few_classes_nothing_is_chosen_and_the_last_epoch_is_taken(tmp
     assert record["settings"]["select_on"] == "last" and record["calibration_bias"] == 0
 
 
+SAME = "species;bill;crest\n" + "".join(f"{name};thin;yes\n" for name in LEARNED) + "hoopoe;curved;no\n"
+ONE_TRAIT = "species;mass\n" + "".join(f"{name};{9 + place} g\n" for place, name in enumerate(LEARNED))
+
+
+@pytest.mark.parametrize(
+    ("counts", "table", "damaged", "message"),
+    [
+        (dict.fromkeys(LEARNED, 1), TABLE, "", "no photo to test on. Add photos: two of a seen class"),
+        ({"kite": 5}, TABLE, "", "Photos of 1 class (kite) are too few"),
+        (dict.fromkeys(LEARNED, 3), SAME, "", "nothing sets these classes apart from the others"),
+        (dict.fromkeys(LEARNED, 3), ONE_TRAIT, "", "The table has 1 attribute, 'mass'"),
+        (dict.fromkeys(LEARNED, 3), TABLE, "kite", "No photo of kite is left to learn from"),
+        (dict.fromkeys(LEARNED, 3), TABLE, "*", "None of the 15 images of"),
+    ],
+    ids=["one photo a class", "one class", "all alike", "one trait", "a class unreadable", "all unreadable"],
+)
+def test_photos_that_nothing_can_be_learned_from_are_refused_at_once(
+    counts, table, damaged, message, tmp_path, weights, capsys
+):
+    root = write_folder(tmp_path / "photos", counts)
+    (tmp_path / "birds.csv").write_text(table)
+    for path in root.glob(f"{damaged}/*.jpg") if damaged else ():
+        path.write_bytes(b"damaged")
+    assert train(tmp_path, weights) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("counts", [dict.fromkeys(LEARNED, 2), {"kite": 1, "wren": 60, "tern": 2, "lapwing": 2}])
+def test_with_too_few_photos_to_choose_by_nothing_is_chosen_and_answers_are_given(counts, tmp_path, weights):
+    write_folder(tmp_path / "photos", counts)
+    (tmp_path / "birds.csv").write_text(TABLE)
+    assert train(tmp_path, weights) == 0
+    record = json.loads((tmp_path / "model" / "run.json").read_text())
+    assert record["settings"]["select_on"] == "last" and record["results"]["S"] is not None
+    assert main(["classify", str(tmp_path / "model"), str(tmp_path / "photos"), "--out", str(tmp_path / "a.csv")]) == 0
+
+
+def test_a_photo_that_cannot_be_read_is_named_before_the_training(birds, weights, capfd, caplog):
+    (birds / "photos" / "kite" / "0.jpg").write_bytes(b"damaged")
+    assert train(birds, weights, epochs=1) == 0
+    assert caplog.text.count("1 of 40 images do not decode and are left out: kite/0.jpg") == 1
+
+
+def test_the_batch_fits_the_smallest_training_that_settings_are_chosen_by():
+    assert automatic_preset({}, 100, 4, smallest=12)["training"]["batch_size"] == 12
+    assert automatic_preset({}, 100, 4, smallest=60)["training"]["batch_size"] == 30
+    assert automatic_preset({}, 100, 4, smallest=0)["training"]["select_on"] == "last"
+
+
 def test_a_stopped_training_goes_on_with_the_same_command(birds, weights, monkeypatch, capsys):
     from dedn_hf.training import loop
 

@@ -300,3 +300,24 @@ def test_a_column_of_a_list_may_be_called_with_spaces(tmp_path):
     photo = next((tmp_path / "Wren").iterdir()).name
     (tmp_path / "metadata.csv").write_text(f"File Name,Class Name\nWren/{photo},Wren\n")
     assert find_photos(tmp_path).counts() == {"Wren": 1}
+
+
+def test_a_class_whose_photos_are_all_to_test_on_is_only_described(tmp_path, caplog):
+    write_folder(tmp_path / "photos" / "train", {"Wren": 3, "Kite": 3})
+    write_folder(tmp_path / "photos" / "test", {"Wren": 2, "Swan": 3})
+    (tmp_path / "table.csv").write_text("species;bill;mass g\nWren;fine;9\nKite;hooked;950\nSwan;broad;11000\n")
+    splits, table = loaded(tmp_path / "photos", tmp_path)
+    assert counts(splits) == {"train": 6, "test_seen": 2, "test_unseen": 3}
+    assert dict(zip(table.class_names, table.seen.tolist(), strict=True)) == {
+        "Wren": True,
+        "Kite": True,
+        "Swan": False,
+    }
+    assert "all photos of Swan are to test on: described, not learned" in caplog.text
+
+
+def test_photos_of_which_none_can_be_read_are_refused_with_the_first_reason(birds, tmp_path):
+    for path in birds.rglob("*.jpg"):
+        path.write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ValueError, match=r"None of the 12 images of .* can be read. The first: \w+/\d.jpg \(\w+: "):
+        loaded(birds, tmp_path)
