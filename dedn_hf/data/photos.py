@@ -29,7 +29,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "train"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
-HIDDEN = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+HIDDEN = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "system volume information")
 RAW = (".nef", ".cr2", ".cr3", ".dng", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 HEIC = (".heic", ".heif", ".hif")
@@ -116,7 +116,10 @@ def find_photos(source: str | os.PathLike, match: Match | None = None) -> Photos
     if not os.path.isdir(source):
         raise FileNotFoundError(f"No folder {source}. Pass the folder that holds one folder of images a class.")
     if lists := lists_in(source):
-        return listed_photos(lists, source, match)
+        try:
+            return listed_photos(lists, source, match)
+        except ValueError as error:
+            raise ValueError(f"{error} Or move {lists[0]} away: without a list, folders are the classes.") from error
     found = Photos(source)
     usable = []
     for path, parts in walk(source, found):
@@ -148,7 +151,7 @@ def walk(
         names = sorted(entry.name + "/" * os.path.isdir(entry.path) for entry in entries)
     for name in names:
         path, inside = os.path.join(root, name.rstrip("/")), (*parts, name.rstrip("/"))
-        if name.startswith(".") or inside[-1] in HIDDEN:
+        if name.startswith(".") or inside[-1].lower() in HIDDEN:
             found.skipped["hidden, or litter of a system"].append(printable("/".join(inside)))
         elif not name.endswith("/"):
             yield path, inside
@@ -214,7 +217,7 @@ def lists_in(folder: str) -> list[str]:
 
 def listed_photos(paths: Sequence[str], root: str, match: Match | None = None) -> Photos:
     """The photos that lists name: a column of files, relative to the list's folder, and a column of labels."""
-    found, absent, entries = Photos(root), [], {}
+    found, absent, entries, labelled = Photos(root), [], {}, {}
     for path in paths:
         entries |= dict.fromkeys(entries_of(path))
     labels = {label for _, _, label, _ in entries}
@@ -230,9 +233,18 @@ def listed_photos(paths: Sequence[str], root: str, match: Match | None = None) -
         elif reason := why_unused(place):
             found.skipped[reason].append(name)
         else:
-            found.photos.append(Photo(place, classes.get(label, label), split, label in classes))
+            photo = Photo(place, classes.get(label, label), split, label in classes)
+            other = labelled.setdefault(os.path.normpath(place), photo).label
+            if other != photo.label:
+                raise ValueError(
+                    f"{paths[0]}: {name} is {other!r} in one row and {photo.label!r} in another. Keep one."
+                )
+            found.photos.append(photo)
     if absent and not found.photos:
-        raise ValueError(f"{paths[0]} names {len(absent)} files, and none is there. The first is {absent[0]!r}.")
+        raise ValueError(
+            f"{paths[0]} names {len(absent)} files, and none is there. The first is {absent[0]!r}. Paths are relative "
+            f"to {os.path.dirname(paths[0])}."
+        )
     if absent:
         found.skipped["files of the list that are not there"] = absent
     found.photos.sort(key=lambda photo: photo.path)
@@ -262,9 +274,11 @@ def read_list(path: str) -> list[dict]:
 
     suffix = Path(path).suffix.lower()
     with open(path, "rb") as file:
-        start = file.read(4)
+        start = file.read(1000)
+    if suffix in ARCHIVES:
+        raise ValueError(f"{path} is an archive. Unpack it, and give the folder.")
     try:
-        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start == b"PK\x03\x04":  # UTF-16 or Excel
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start.startswith(b"PK\x03\x04"):  # UTF-16 or Excel
             from dedn_hf.traits import open_sheet
 
             return open_sheet(path).cells.to_dict("records")
@@ -272,6 +286,8 @@ def read_list(path: str) -> list[dict]:
             return pandas.read_parquet(path).to_dict("records")
         if suffix in (".jsonl", ".json"):
             return pandas.read_json(path, lines=suffix == ".jsonl", dtype=False).to_dict("records")
+        if b"\0" in start:
+            raise ValueError("it is no text. Give a folder of photos, or a list: CSV, Excel, Parquet or JSON Lines")
         with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             return list(csv_rows(file))
     except (ValueError, csv.Error) as error:

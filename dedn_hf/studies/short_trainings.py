@@ -63,9 +63,7 @@ def short_trainings(
             raise ValueError(f"Trainings on folds need {FEWEST_FOR_FOLDS} classes with photos; there are {seen}.")
         smallest = smallest_part(splits, table)
         if not smallest:
-            raise ValueError(
-                "There are too few photos, or classes too much alike, for trainings on folds. Add photos."
-            )
+            raise ValueError("For trainings on folds there are too few photos, or classes too much alike.")
         preset = automatic_preset(data, len(splits["train"]), seen, "quick", smallest=smallest)
         experiment.build = Experiment.from_preset({"data": data, "model": {**preset["model"], **model}}).build
         settings = TrainingSettings.from_dict({**preset["training"], "checkpoint_every": 0, **changes})

@@ -135,8 +135,8 @@ def require_trainable(splits: datasets.DatasetDict, table: AttributeTable) -> No
     test_task(splits, table)
     if table.num_attributes < 2:
         raise ValueError(
-            f"The table has 1 attribute, {table.attribute_names[0]!r}. The model compares directions, which one number "
-            "has not: describe the classes by more traits."
+            f"The table has 1 attribute, {table.attribute_names[0]!r}. The model compares directions, and one number "
+            "has none: describe the classes by more traits."
         )
     if same := nothing_of_their_own(table, centred=len(seen) >= FEWEST_FOR_FOLDS):
         raise ValueError(

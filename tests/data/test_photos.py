@@ -131,10 +131,12 @@ def test_hidden_folders_and_litter_are_skipped_at_every_level(birds):
             folder.mkdir(parents=True)
             (folder / "0.jpg").write_bytes(jpeg(0))
         (root / "Wren" / "._0.jpg").write_bytes(b"\0\5\x16\7")
-        (root / "Wren" / "Thumbs.db").write_bytes(b"x")
+        (root / "Wren" / "thumbs.db").write_bytes(b"x")
+        write_folder(root, {"$RECYCLE.BIN": 1, "Wren/@eaDir/0.jpg": 1, "Kite/#recycle": 1})
 
     (names,) = skipped_after(birds, litter).values()
-    assert names == ["Wren/._0.jpg", "Wren/.ipynb_checkpoints", "Wren/Thumbs.db", "__MACOSX"]
+    inside = ["Wren/._0.jpg", "Wren/.ipynb_checkpoints", "Wren/@eaDir", "Wren/thumbs.db"]
+    assert names == ["$RECYCLE.BIN", "Kite/#recycle", *inside, "__MACOSX"]
 
 
 HEIC = b"\0\0\0\x18ftypheic" + bytes(50)
@@ -321,3 +323,27 @@ def test_photos_of_which_none_can_be_read_are_refused_with_the_first_reason(bird
         path.write_bytes(b"\xff\xd8\xff")
     with pytest.raises(ValueError, match=r"None of the 12 images of .* can be read. The first: \w+/\d.jpg \(\w+: "):
         loaded(birds, tmp_path)
+
+
+@pytest.mark.parametrize("second", ["Wren/0.jpg", "./Wren/0.jpg"])
+def test_a_photo_with_two_labels_in_a_list_is_refused(second, birds):
+    (birds / "metadata.csv").write_text(f"file_name,label\nWren/0.jpg,Wren\nKite/0.jpg,Kite\n{second},Kite\n")
+    with pytest.raises(ValueError, match="Wren/0.jpg is 'Wren' in one row and 'Kite' in another. Keep one."):
+        find_photos(birds)
+
+
+def test_a_file_of_that_name_that_is_no_list_of_photos_can_be_moved_away(birds):
+    (birds / "metadata.csv").write_text("place,date\nhere,today\n")
+    with pytest.raises(ValueError, match="has no column of files.*Or move .*metadata.csv away"):
+        find_photos(birds)
+
+
+@pytest.mark.parametrize("make", ["zip", "gztar"])
+def test_an_archive_in_place_of_a_folder_is_to_be_unpacked(make, birds, tmp_path):
+    with pytest.raises(ValueError, match="is an archive. Unpack it, and give the folder."):
+        find_photos(shutil.make_archive(str(tmp_path / "all"), make, birds))
+
+
+def test_a_photo_in_place_of_a_folder_is_no_list(birds):
+    with pytest.raises(ValueError, match="it is no text. Give a folder of photos, or a list"):
+        find_photos(birds / "Wren" / "0.jpg")
