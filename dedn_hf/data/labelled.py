@@ -22,6 +22,7 @@ from dedn_hf.data.photos import (
     Photos,
     column_of,
     find_photos,
+    place_in,
     read_list,
     required_column,
     text_of,
@@ -211,8 +212,7 @@ def why_no_label(file: str, word: str, name: str, error: str) -> str | None:
 
 def place_of(file: str, folders: Sequence[str]) -> str | None:
     """Where a photo is; None where it is in none of the folders."""
-    places = [os.path.normpath(os.path.join(folder, file)) for folder in folders]
-    return next(filter(os.path.isfile, places), None)
+    return next(filter(os.path.isfile, (place_in(folder, file) for folder in folders)), None)
 
 
 def one_name_each(names: Iterable[str], known: Sequence[str]) -> dict[str, str]:

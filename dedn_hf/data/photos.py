@@ -223,9 +223,7 @@ def listed_photos(paths: Sequence[str], root: str, match: Match | None = None) -
     labels = {label for _, _, label, _ in entries}
     classes = {label: label for label in labels} if match is None else match(labels - {""})
     for folder, name, label, split in entries:
-        place = os.path.join(folder, name)
-        if not os.path.isfile(place) and "\\" in name:  # of a list that was written on Windows
-            place = os.path.join(folder, name.replace("\\", "/"))
+        place = place_in(folder, name)
         if not name or not label:
             found.skipped["rows without a file or without a label"].append(name or label or "(both empty)")
         elif not os.path.isfile(place):
@@ -234,7 +232,7 @@ def listed_photos(paths: Sequence[str], root: str, match: Match | None = None) -
             found.skipped[reason].append(name)
         else:
             photo = Photo(place, classes.get(label, label), split, label in classes)
-            other = labelled.setdefault(os.path.normpath(place), photo).label
+            other = labelled.setdefault(place, photo).label
             if other != photo.label:
                 raise ValueError(
                     f"{paths[0]}: {name} is {other!r} in one row and {photo.label!r} in another. Keep one."
@@ -249,6 +247,13 @@ def listed_photos(paths: Sequence[str], root: str, match: Match | None = None) -
         found.skipped["files of the list that are not there"] = absent
     found.photos.sort(key=lambda photo: photo.path)
     return found
+
+
+def place_in(folder: str, name: str) -> str:
+    """Where a file of a list is, also of a list that was written on Windows."""
+    place = os.path.normpath(os.path.join(folder, name))
+    there = os.path.isfile(place) or "\\" not in name
+    return place if there else os.path.normpath(os.path.join(folder, name.replace("\\", "/")))
 
 
 def entries_of(path: str) -> Iterator[tuple[str, str, str, str]]:
@@ -301,7 +306,12 @@ def csv_rows(file: IO[str]) -> csv.DictReader:
     delimiter = named.group(1) if named else max(",;\t|", key=first.count)
     if not named:
         file.seek(0)
-    return csv.DictReader(file, delimiter=delimiter)
+    rows = csv.DictReader(file, delimiter=delimiter)
+    names = Counter(name.strip().lower() for name in rows.fieldnames or ())
+    for name in (*FILE_COLUMNS, *LABEL_COLUMNS):
+        if names[name] > 1:
+            raise ValueError(f"{names[name]} columns are called {name!r}; rename all but one")
+    return rows
 
 
 def column_of(columns: Sequence[str], names: Sequence[str]) -> str | None:

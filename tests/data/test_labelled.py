@@ -117,6 +117,17 @@ def test_paths_may_be_relative_to_the_photos_or_to_the_list(birds):
     assert said(read(birds, birds / "labels.csv").photos) == {"0.jpg": "wren", "1.jpg": "jay"}
 
 
+def test_paths_may_be_those_of_windows(birds):
+    (birds / "list.csv").write_text("file,label\n.\\0.jpg,wren\nphotos\\1.jpg,tern\n")
+    assert said(read(birds, birds / "list.csv").photos) == {"0.jpg": "wren", "1.jpg": "tern"}
+
+
+def test_two_columns_of_labels_are_refused(birds):
+    (birds / "list.csv").write_text("file,label,Label\n0.jpg,wren,\n")
+    with pytest.raises(ValueError, match="2 columns are called 'label'; rename all but one"):
+        read(birds, birds / "list.csv")
+
+
 def test_labels_go_with_groups_of_attributes(birds):
     table = read(birds, write(birds, [{"file": "0.jpg", "label": "jay"}])).table
     groups = dict.fromkeys(table.attribute_names, "looks")
