@@ -51,7 +51,7 @@ def read_orientation(content: bytes) -> int | None:
     """The EXIF orientation where the picture has to be turned, else None."""
     with open_encoded(content) as image:
         turn = orientation(image)
-    return turn if turn in TURNS else None
+    return int(turn) if turn in TURNS else None  # some write 6.0
 
 
 def exif_of(turn: int | None) -> bytes:

@@ -116,9 +116,9 @@ def entries(draw):
     return draw(st.sampled_from(TAGS)), kind, count, draw(st.binary(min_size=size, max_size=size))
 
 
-def exif_bytes(orientation: int, others) -> bytes:
+def exif_bytes(orientation: int, others, kind: int = 3, form: str = "<H") -> bytes:
     """An EXIF block, written by hand: libraries refuse to write damaged ones."""
-    listed = sorted([(0x0112, 3, 1, struct.pack("<H", orientation)), *others])
+    listed = sorted([(0x0112, kind, 1, struct.pack(form, *[orientation, 1][: len(form) - 1])), *others])
     offset, head, data = 8 + 2 + 12 * len(listed) + 4, b"", b""
     for tag, kind, count, value in listed:
         place = value.ljust(4, b"\0") if len(value) <= 4 else struct.pack("<I", offset + len(data))
@@ -135,6 +135,13 @@ def test_damaged_exif_data_never_cost_a_photo(tmp_path_factory, orientation, oth
     content = bytes_of(PICTURE, exif=exif[: len(exif) - cut] if cut < len(exif) - 8 else exif)
     shown = same_everywhere(content, tmp_path_factory.mktemp("photo"))
     assert shown.shape in ((30, 50, 3), (50, 30, 3))
+
+
+@pytest.mark.parametrize(("kind", "form"), [(4, "<I"), (5, "<II"), (11, "<f"), (12, "<d")])
+def test_photos_are_upright_whatever_kind_of_number_says_so(kind, form, tmp_path):
+    content = bytes_of(PICTURE, exif=exif_bytes(6, [], kind, form))
+    expected = np.asarray(Image.open(io.BytesIO(bytes_of(PICTURE))).transpose(Image.Transpose.ROTATE_270))
+    np.testing.assert_array_equal(same_everywhere(content, tmp_path), expected)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
