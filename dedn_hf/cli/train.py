@@ -257,8 +257,8 @@ def warn_of_forgetting(splits: datasets.DatasetDict, table: AttributeTable, star
     if forgotten:
         print(
             f"  ! {len(forgotten)} classes that {start} has learned have no photos here: {abbreviate(forgotten)}.\n"
-            "    Their answers may get worse. Give those photos, too (--old-photos FOLDER), or use the new ones without\n"
-            "    training (dedn describe --photos)."
+            "    Their answers may get worse. Give those photos, too (--old-photos FOLDER), or use the new ones\n"
+            "    without training (dedn describe --photos)."
         )
 
 
