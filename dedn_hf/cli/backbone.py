@@ -16,8 +16,10 @@ def add_backbone_arguments(parser: argparse.ArgumentParser, required: bool = Fal
         "--backbone", metavar="NAME", required=required, help="network that looks: dinov2_base, or any timm model"
     )
     parser.add_argument("--weights", metavar="FILE", help="file of its weights, in place of timm's download")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="default: the backbone's own")
-    parser.add_argument("--crop-pct", type=float, metavar="SHARE", help="share of the shorter side that is looked at")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of what it sees (default: its own)")
+    parser.add_argument(
+        "--crop-pct", type=float, metavar="SHARE", help="share of the shorter side that it sees (default: its own)"
+    )
     parser.add_argument("--features", metavar="DIR", help="keep its feature maps there; a training uses them again")
 
 

@@ -83,7 +83,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("--delimiter", metavar="SIGN", help="between columns, such as ';' or tab")
     reading.add_argument("--encoding", metavar="NAME", help="of the text, such as cp1250")
     reading.add_argument("--header", type=int, metavar="LINE", help="line of the names of columns, from 1")
-    reading.add_argument("--decimal", choices=(".", ","), help="decimal sign")
+    reading.add_argument("--decimal", choices=(".", ","), metavar="SIGN", help="decimal sign: . or ,")
     reading.add_argument("--missing", nargs="+", metavar="MARK", help="further marks of gaps, such as -7")
 
 

@@ -28,7 +28,9 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
         "(.csv, .tsv, .txt, .jsonl, .parquet); data sets of images, folders or names on the Hub",
     )
     parser.add_argument(
-        "--file-column", metavar="NAME", help="column of a list with the files, or of a data set with the images"
+        "--file-column",
+        metavar="NAME",
+        help="column of a list with the files, or of a data set with the images (default: found out)",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help=".csv, .jsonl or .parquet")
     parser.add_argument(
@@ -49,7 +51,12 @@ def add_classify(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--top-k", type=int, metavar="N", help="N rows a photo, one for each of the best classes")
     parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time (default 32)")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos")
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        metavar="N",
+        help="processes that decode photos (default: none on a CPU, up to 4 beside a GPU)",
+    )
     parser.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
@@ -79,14 +86,15 @@ def add_confidence(parser: argparse.ArgumentParser) -> None:
         "--precision",
         type=float,
         metavar="P",
-        help="answer 'unknown' where the confidence is below the one that was chosen for this precision in training: "
-        "answers that are given are right that often, 0..1, as estimated; also where it shows none of the classes",
+        help="how often answers should be right, 0..1, such as 0.95: less sure photos, and those of something else, "
+        "are 'unknown'; training has estimated which confidence this takes",
     )
     either.add_argument(
         "--min-confidence",
         type=float,
         metavar="P",
-        help="answer 'unknown' below it, 0..1, and where the photo shows none of the classes; 0: only there",
+        help="answer 'unknown' below this confidence, 0..1, and where the photo shows none of the classes; 0: only "
+        "there",
     )
 
 

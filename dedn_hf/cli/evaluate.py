@@ -42,12 +42,17 @@ def add_evaluate(commands: argparse._SubParsersAction) -> None:
     add_reading_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write all numbers to this file")
     parser.add_argument("--html", metavar="FILE", help="write a page with diagrams and the confusion of all classes")
-    parser.add_argument("--features", "--features-dir", metavar="DIR", help="feature cache, made if it is not there")
+    parser.add_argument(
+        "--features",
+        "--features-dir",
+        metavar="DIR",
+        help="folder that keeps the photos' features; made if it is not there",
+    )
     parser.add_argument(
         "--bar",
         action="store_true",
-        help="also say what a closed-form probe on the same features reaches, trained on the photos that are not "
-        "tested on; with --features it is always said where there are such photos",
+        help="also say what a simple method, ESZSL, reaches that is trained on the photos that are not tested on, on "
+        "the same features; with --features it is always said where there are such photos",
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="photos at a time, in each process (default 64)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode photos (default 0)")

@@ -13,12 +13,12 @@ def add_explain(commands: argparse._SubParsersAction) -> None:
     """dedn explain: why a model answers as it does."""
     parser = commands.add_parser(
         "explain",
-        help="say why a saved model takes an image for this class and not for another",
-        description="Splits the difference of two classes' logits by attribute, group and expert, and shows where "
-        "both experts looked. Code in the model's folder is not run.",
+        help="say why a model takes a photo for this class and not for another",
+        description="Says which attributes decided between the best class and the second best, or two others, by how "
+        "much, and where the model looked. Code in the model's folder is not run.",
     )
-    parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a saved model")
-    parser.add_argument("image", metavar="IMAGE", help="an image file")
+    parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
+    parser.add_argument("image", metavar="PHOTO", help="a file")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class to explain (default: the best one)")
     parser.add_argument("--against", metavar="NAME", help="class to compare it with (default: the best of the others)")
     parser.add_argument(

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import difflib
 import functools
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
+from dedn_hf import __version__
 from dedn_hf.cli.baselines import add_baselines
 from dedn_hf.cli.check import add_check
 from dedn_hf.cli.classify import add_classify
@@ -32,6 +36,15 @@ MEMORY = (
     "Give a smaller --batch-size, of a training --set training.batch_size=25, or --cpu where there is that option."
 )
 GOING_ON = ("run_train", "run_classify")  # after a stop
+THE_WAY = """\
+from photos and a table of traits to answers:
+  dedn check photos --traits birds.csv
+  dedn train photos --traits birds.csv --out birds
+  dedn evaluate birds photos
+  dedn classify birds new-photos --out answers.csv
+
+dedn COMMAND --help says more about each.
+"""
 COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
     add_check,  # the order of `dedn --help` is that of the way from photos to answers
     add_train,
@@ -50,11 +63,30 @@ COMMANDS: tuple[Callable[[argparse._SubParsersAction], None], ...] = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Says in two lines what is wrong with a command, and which option was perhaps meant."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = re.findall(r"--[a-z-]+", self.format_usage())
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1)
+            self.error(f"{unknown[0]!r} is not understood." + "".join(f" Did you mean {name}?" for name in near))
+        return found, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows what can be given.\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `dedn` with every subcommand."""
-    parser = argparse.ArgumentParser(
-        prog="dedn", description="Recognises classes in photos by their traits, also classes without any photo."
+    parser = Parser(
+        prog="dedn",
+        description="Recognises classes in photos by their traits, also classes without any photo.",
+        epilog=THE_WAY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"dedn_hf {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
@@ -80,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser)
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return 2
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run = given.pop("run")
     try:

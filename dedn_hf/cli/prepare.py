@@ -14,22 +14,30 @@ def add_prepare(commands: argparse._SubParsersAction) -> None:
         "prepare",
         help="write a data set as Parquet files that plain datasets.load_dataset opens",
         description="Writes images, labels and class attributes to one folder. It holds test splits (configuration "
-        "'default') and the validation splits (configuration 'validation'). Pixels stay as they are; metadata go.",
+        "'default') and the validation splits (configuration 'validation'). Pixels stay as they are; what the "
+        "photos say of place, time and camera is removed.",
     )
-    parser.add_argument("name", metavar="NAME", help="cub, sun, awa2, folder or shapes")
-    parser.add_argument("--out", required=True, help="folder to write")
-    parser.add_argument("--data-dir", help="folder of the images: the unpacked archive, or its parent")
+    parser.add_argument(
+        "name", metavar="NAME", help="cub, sun, awa2, shapes (drawn), or folder: your own, in --data-dir"
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the images: the unpacked archive, or its parent")
     parser.add_argument(
         "--csv",
+        metavar="FILE",
         action=OneOrSeveral,
         help="folder: table of traits (default: attributes.csv in the data folder); give it again for a further table",
     )
     add_reading_arguments(parser)
-    parser.add_argument("--groups", help="folder: CSV file of attribute,group")
-    parser.add_argument("--test-fraction", type=float, help="folder: share of a seen class to test on (default 0.2)")
-    parser.add_argument("--image-size", type=int, help="shapes: pixels (default 64)")
-    parser.add_argument("--images-per-class", type=int, help="shapes: pictures of each class (default 50)")
-    parser.add_argument("--seed", type=int, help="shapes: another seed, other pictures (default 0)")
+    parser.add_argument("--groups", metavar="FILE", help="folder: CSV file of attribute,group")
+    parser.add_argument(
+        "--test-fraction", type=float, metavar="SHARE", help="folder: share of a seen class to test on (default 0.2)"
+    )
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="shapes: (default 64)")
+    parser.add_argument(
+        "--images-per-class", type=int, metavar="N", help="shapes: pictures of each class (default 50)"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="shapes: another seed, other pictures (default 0)")
     parser.add_argument("--strict", action="store_true", help="stop at an image that does not decode")
     parser.add_argument(
         "--keep-metadata",

@@ -16,11 +16,15 @@ def add_reproduce(commands: argparse._SubParsersAction) -> None:
         "not, or the data are others and nothing was run. 2: it cannot be run.",
     )
     parser.add_argument("run_file", metavar="RUN.JSON", help="of a finished run, or its folder")
-    parser.add_argument("--data-dir", help="folder of the images, or of the prepared data set")
-    parser.add_argument("--weights", help="file of backbone weights, where the run began with one")
-    parser.add_argument("--features-dir", help="feature cache to use or to make (default: made again, not kept)")
-    parser.add_argument("--out", help="folder to keep the second run in (default: not kept)")
-    parser.add_argument("--tolerance", type=float, help="largest difference of a score, 0..1 (default 0.02)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the images, or of the prepared data set")
+    parser.add_argument("--weights", metavar="FILE", help="file of backbone weights, where the run began with one")
+    parser.add_argument(
+        "--features-dir", metavar="DIR", help="feature cache to use or to make (default: made again, not kept)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder to keep the second run in (default: not kept)")
+    parser.add_argument(
+        "--tolerance", type=float, metavar="T", help="largest difference of a score, 0..1 (default 0.02)"
+    )
     parser.set_defaults(run=run_reproduce)
 
 

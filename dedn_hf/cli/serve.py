@@ -16,13 +16,17 @@ def add_serve(commands: argparse._SubParsersAction) -> None:
         "beside the weights is not run.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder of a saved model, or its Hub id")
-    parser.add_argument("--host", help="address to listen on (default 127.0.0.1: this machine only)")
-    parser.add_argument("--port", type=int, help="(default 8080)")
+    parser.add_argument("--host", metavar="ADDRESS", help="to listen on (default 127.0.0.1: this machine only)")
+    parser.add_argument("--port", type=int, metavar="N", help="(default 8080)")
     parser.add_argument("--allow-urls", action="store_true", help="also fetch images from public http(s) addresses")
-    parser.add_argument("--max-bytes", type=int, help="size limit of a request (default 10485760)")
-    parser.add_argument("--max-pixels", type=int, help="size limit of an image (default 40000000)")
-    parser.add_argument("--timeout", type=float, help="seconds until a request is given up (default 30)")
-    parser.add_argument("--queue", type=int, help="requests that may wait or be in work at once (default 32)")
+    parser.add_argument(
+        "--max-bytes", type=int, metavar="N", help="size limit of a request (default 10485760, which is 10 MB)"
+    )
+    parser.add_argument("--max-pixels", type=int, metavar="N", help="size limit of an image (default 40000000)")
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="until a request is given up (default 30)")
+    parser.add_argument(
+        "--queue", type=int, metavar="N", help="requests that may wait or be in work at once (default 32)"
+    )
     parser.set_defaults(run=run_serve)
 
 

@@ -65,17 +65,26 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         help="folder for the photos' features, which further trainings use again (default: MODEL-features; with a "
         "preset: none)",
     )
+    parser.add_argument("--seed", type=int, metavar="N", help="another seed, another training (default 0)")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU, also where there is a GPU")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        dest="changes",
+        metavar="SECTION.KEY=VALUE",
+        help="for those who know: change settings, such as training.epochs=5",
+    )
     add_reading_arguments(parser)
-    preset = parser.add_argument_group("presets")
+    preset = parser.add_argument_group("for research: presets and data sets, in place of PHOTOS and --traits")
     preset.add_argument("--preset", "--config", metavar="NAME", help="name of a preset, or a YAML file")
     preset.add_argument("--variant", metavar="NAME", help="variant of the preset, e.g. zsl")
     preset.add_argument("--data", metavar="NAME", help="data set in place of the preset's, or a prepared folder")
     preset.add_argument("--data-dir", metavar="DIR", help="folder of its images")
-    preset.add_argument("--select-on", choices=("val", "test", "last"), help="see TrainingSettings.select_on")
-    preset.add_argument("--seed", type=int, metavar="N", help="another seed, another training (default 0)")
-    preset.add_argument("--cpu", action="store_true", help="train on the CPU, also where there is a GPU")
     preset.add_argument(
-        "--set", nargs="*", dest="changes", metavar="SECTION.KEY=VALUE", help="change settings, training.epochs=5"
+        "--select-on",
+        choices=("val", "test", "last"),
+        help="epoch: the best on learned classes that are held out (val, the default), the best on the test photos "
+        "(test: as published, and better than it is), or the last",
     )
     parser.set_defaults(run=run_train)
 
