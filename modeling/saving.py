@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import os
 import shutil
 import stat
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .configuration_dedn import DEDNConfig
+
+logger = logging.getLogger(__name__)
 
 REQUIREMENTS = ("torch", "torchvision", "transformers", "timm", "safetensors", "huggingface-hub", "filelock", "pillow")
 HUB_ARGUMENTS = ("repo_id", "private", "token", "revision", "tags", "commit_message", "create_pr")
@@ -85,6 +88,30 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock in the file `path`, which the operating system releases when the process dies.
+
+    Raises BlockingIOError with the message `busy` where another process holds it. A warning says where a file system
+    knows no locks.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BlockingIOError(busy) from None
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): see that no other process uses it.", path.parent, error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows does not remove an open file
+            path.unlink()  # while it is held: FileLock does not take a lock on a file that has lost its name
+        lock.release()
 
 
 @contextmanager

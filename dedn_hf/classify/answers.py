@@ -10,9 +10,10 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from dedn_hf.modeling.saving import whole_file
+from dedn_hf.modeling.saving import locked, whole_file
 
 COLUMNS = {  # name -> what it says
     "file": "the photo",
@@ -47,7 +48,7 @@ TOP_K_COLUMNS = (
 )
 LABEL_COLUMN = "label"  # empty, for a person to fill, after the answer
 SUFFIXES = (".csv", ".jsonl", ".parquet")
-PLAN_FILE = "plan.json"
+PLAN_FILE, LOCK_FILE = "plan.json", "lock"
 
 
 def columns_of(top_k: int | None = None, labels: bool = False) -> list[str]:
@@ -69,9 +70,19 @@ class Blocks:
         self.out, self.plan = out, plan
         self.folder = out.with_name(f"{out.name}.unfinished")
 
-    def open(self) -> None:
-        """Make the folder, or find it. Raises ValueError where it holds the answers to another question."""
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Make the folder, or find it; within `with`, no other process uses it.
+
+        Raises BlockingIOError where another does, ValueError where it holds the answers to another question.
+        """
         self.folder.mkdir(exist_ok=True)
+        busy = f"Another process is writing {self.out}. Wait for its end, or give another --out."
+        with locked(self.folder / LOCK_FILE, busy):
+            self._require_same_plan()
+            yield
+
+    def _require_same_plan(self) -> None:
         path = self.folder / PLAN_FILE
         if path.is_file():
             there = json.loads(path.read_text(encoding="utf-8"))

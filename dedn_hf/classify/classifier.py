@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,8 +117,8 @@ def classify(
     Raises:
         ValueError: an unknown class, fewer than two candidates, another suffix, an option out of range, a precision
             that the model has no confidence for, corrections that do not fit, an unfinished file of another command.
-        FileExistsError: `out` is there. FileNotFoundError: no such photo or folder.
-        OSError: nothing can be written there.
+        FileExistsError: `out` is there. BlockingIOError: another process is writing it.
+        FileNotFoundError: no such photo or folder. OSError: nothing can be written there.
     """
     out, html = Path(out).absolute(), None if html is None else Path(html).absolute()
     threshold = model.config.confidence_threshold(min_confidence, precision)
@@ -140,30 +141,47 @@ def classify(
     if state.is_main_process:
         for line in unused:
             logger.warning(line)
-        blocks.open()
-    state.wait_for_everyone()
-    count = -(-len(found) // BLOCK)
-    # By number, and not by place in the list: another process may have written a block before this one looks.
-    mine = [block for block in blocks.missing(count) if block % state.num_processes == state.process_index]
     rollup = Rollup(groups, table.class_names, threshold) if groups else None
     scorer = Scorer(model, table, threshold, rollup, top_k, dtype)
-    photos = PhotoBatches(found, evaluation_transform(model), html is not None, corrected)
-    with at_full_speed(model):
-        silent = not state.is_main_process
-        for block, rows in answered_blocks(scorer, photos, mine, batch_size, num_workers, silent):
-            blocks.write(block, rows)
-    state.wait_for_everyone()
-    summary = replace(summarize(out, blocks.rows(count), found), dtype=dtype)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        if html is not None:
-            with whole_file(html) as unfinished:
-                write_page(unfinished, blocks.rows(count), out.name, str(summary))
-        with whole_file(out) as unfinished:
-            write_rows(unfinished, blocks.rows(count), columns_of(top_k, label_column), excel)
-        blocks.remove()
-    state.wait_for_everyone()
+    batches = PhotoBatches(found, evaluation_transform(model), html is not None, corrected)
+    with blocks.in_use() if state.is_main_process else nullcontext():
+        state.wait_for_everyone()
+        with at_full_speed(model):
+            answer_missing(blocks, scorer, batches, state, batch_size, num_workers)
+        state.wait_for_everyone()
+        count = blocks_of(found)
+        summary = replace(summarize(out, blocks.rows(count), found), dtype=dtype)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            if html is not None:
+                with whole_file(html) as unfinished:
+                    write_page(unfinished, blocks.rows(count), out.name, str(summary))
+            with whole_file(out) as unfinished:
+                write_rows(unfinished, blocks.rows(count), columns_of(top_k, label_column), excel)
+            blocks.remove()
+        state.wait_for_everyone()
     return summary
+
+
+def blocks_of(photos: Sequence) -> int:
+    """How many blocks so many photos make."""
+    return -(-len(photos) // BLOCK)
+
+
+def answer_missing(
+    blocks: Blocks,
+    scorer: Scorer,
+    photos: PhotoBatches,
+    state: PartialState,
+    batch_size: int,
+    num_workers: int | None,
+) -> None:
+    """Write the blocks that are not there yet, those of this process."""
+    # By number, and not by place in the list: another process may have written a block before this one looks.
+    missing = blocks.missing(blocks_of(photos))
+    mine = [block for block in missing if block % state.num_processes == state.process_index]
+    for block, rows in answered_blocks(scorer, photos, mine, batch_size, num_workers, not state.is_main_process):
+        blocks.write(block, rows)
 
 
 def summarize(out: Path, rows: Iterable[dict], photos: Collection) -> Summary:

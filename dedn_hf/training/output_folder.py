@@ -7,14 +7,13 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 
-from dedn_hf.modeling.saving import whole_file
+from dedn_hf.modeling import saving
 from dedn_hf.publish.saved import RUN_FILE
 
 logger = logging.getLogger(__name__)
@@ -53,24 +52,9 @@ def locked(folder: Path) -> Iterator[None]:
 
     It is a file in the folder, because machines may share that, and one folder can have several names.
     """
-    path = folder / LOCK_FILE
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise BlockingIOError(
-            f"Another process is training in {folder}. Give another output folder (--out), or wait for its end."
-        ) from None
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s): see that no other training uses it.", folder, error)
+    busy = f"Another process is training in {folder}. Give another output folder (--out), or wait for its end."
+    with saving.locked(folder / LOCK_FILE, busy):
         yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows does not remove an open file
-            path.unlink()  # while it is held: FileLock does not take a lock on a file that has lost its name
-        lock.release()
 
 
 def require_unfinished(folder: Path) -> None:
@@ -84,7 +68,7 @@ def require_unfinished(folder: Path) -> None:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a file that is whole or absent."""
-    with whole_file(path) as unfinished:
+    with saving.whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 

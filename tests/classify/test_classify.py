@@ -253,6 +253,25 @@ def test_workers_change_nothing(workers, model, photos, tmp_path, small_blocks):
     assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
 
 
+def test_a_file_that_another_process_is_writing_is_refused_and_left_alone(
+    model, photos, tmp_path, small_blocks, monkeypatch
+):
+    classify(model, photos, tmp_path / "expected.csv")
+    write, refused = module.Blocks.write, []
+
+    def interfere(self, block, rows):
+        with pytest.raises(BlockingIOError, match="Another process is writing .*answers.csv") as refusal:
+            classify(model, photos, tmp_path / "answers.csv", overwrite=True)
+        refused.append(refusal)
+        write(self, block, rows)
+
+    monkeypatch.setattr(module.Blocks, "write", interfere)
+    classify(model, photos, tmp_path / "answers.csv")
+    assert len(refused) == 3
+    assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "expected.csv", "photos"]
+
+
 SMALL_BLOCKS = """
 import sys
 from dedn_hf.classify import classifier

@@ -147,7 +147,7 @@ def test_where_files_cannot_be_locked_a_warning_says_so(accelerator, tmp_path, m
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with sole_use(tmp_path, accelerator):
         pass
-    assert "No locks available): see that no other training uses it" in caplog.text
+    assert "No locks available): see that no other process uses it" in caplog.text
 
 
 def test_the_command_says_it_in_one_line_and_starts_no_tracker(accelerator, tmp_path, capsys):
