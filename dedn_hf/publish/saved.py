@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
     from dedn_hf.modeling.attribute_table import AttributeTable
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
-RUN_FILE, CARD_FILE = "run.json", "README.md"
+RUN_FILE, CARD_FILE, CHECKPOINTS = "run.json", "README.md", "checkpoints"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # user/name
 COMPANIONS = (CARD_FILE, RUN_FILE, "photo-scores.csv", "*.png", "*.svg")  # of the weights
 
 
@@ -19,22 +21,32 @@ def load_model(name: str) -> DEDNForZeroShot:
     """A saved model in evaluation mode, with the code installed here: none of the model's own is run.
 
     Raises:
-        ValueError: there is no such model, it is not a model of this package, or it lacks weights.
+        ValueError: there is no such model, it is not a model of this package, or its weights are missing or damaged.
     """
+    from safetensors import SafetensorError
     from transformers import PreTrainedConfig
 
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
+    if Path(name).is_file():
+        raise ValueError(f"{name} is a file. Give the folder of the model, {Path(name).parent}.")
     try:
         kind = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
     except OSError as error:
-        raise ValueError(f"{name} is neither the folder of a model nor the id of one on the Hub. {error}") from error
+        why = f" {str(error).splitlines()[0]}" if HUB_ID.fullmatch(name) else ""
+        raise ValueError(f"{name} is neither the folder of a model nor the id of one on the Hub.{why}") from error
     if kind != DEDNForZeroShot.config_class.model_type:
+        stopped = " Its training was stopped; the same dedn train goes on." * (Path(name) / CHECKPOINTS).is_dir()
         raise ValueError(
-            f"{name} holds no DEDN model: its config.json {f'is of type {kind!r}' if kind else 'is missing'}."
+            f"{name} holds no DEDN model: its config.json {f'is of type {kind!r}' if kind else 'is missing'}.{stopped}"
         )
     with without_bars() if Path(name).is_dir() else nullcontext():  # a download may take long, and shows its bar
-        return DEDNForZeroShot.from_pretrained(name).eval()
+        try:
+            return DEDNForZeroShot.from_pretrained(name).eval()
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights of {name} are damaged ({error}). Copy the model again, or train it."
+            ) from error
 
 
 @contextmanager

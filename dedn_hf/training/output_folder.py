@@ -14,11 +14,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from dedn_hf.modeling import saving
-from dedn_hf.publish.saved import RUN_FILE
+from dedn_hf.publish.saved import CHECKPOINTS, RUN_FILE
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINTS, LOCK_FILE = "checkpoints", ".training.lock"
+LOCK_FILE = ".training.lock"
 
 
 @contextmanager
