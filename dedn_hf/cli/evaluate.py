@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dedn_hf.cli.check import OneOrSeveral, add_reading_arguments, reading_of
+from dedn_hf.cli.train import no_bars_of_datasets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -88,8 +89,9 @@ def run_evaluate(
             require_writable(path, [suffix])  # before the work
     accelerator = Accelerator(cpu=cpu)
     how = {name: given.pop(name) for name in ("batch_size", "num_workers") if name in given}
-    loaded, chosen, described = what_to_test(model, all_new, accelerator, **given)
-    found = evaluated(loaded, chosen, features, accelerator, **how)
+    with no_bars_of_datasets():
+        loaded, chosen, described = what_to_test(model, all_new, accelerator, **given)
+        found = evaluated(loaded, chosen, features, accelerator, **how)
     if not accelerator.is_main_process:
         return
     if bar or features:
@@ -153,16 +155,12 @@ def benchmark(
     **others: Any,
 ) -> tuple[DEDNForZeroShot, TestSet, dict]:
     """A data set that `load` knows. Raises ValueError for an argument that belongs to own photos only."""
-    import datasets
-
     from dedn_hf.publish.saved import load_model
     from dedn_hf.training.inputs import data_options
     from dedn_hf.training.testing import known_data
 
     for name in others:
         raise ValueError(f"--{name.replace('_', '-')} belongs to a folder of photos, not to --data. Leave it out.")
-    if not accelerator.is_main_process:
-        datasets.disable_progress_bars()
     named = data_options(argparse.Namespace(data=data, data_dir=data_dir, csv=csv, set=set))
     loaded = load_model(model)
     chosen = known_data(loaded, named, accelerator, validation=split == "validation")

@@ -143,21 +143,32 @@ def nothing_said_twice(*rooms: str) -> Iterator[None]:
 
     rooms: modules whose warnings are meant, default all of `dedn_hf.data`.
     """
-    import datasets
     from transformers.utils import logging as transformers_logging
 
     loggers = [logging.getLogger(name) for name in (*(rooms or ("dedn_hf.data",)), "huggingface_hub")]
-    before, bars = [each.level for each in loggers], not datasets.are_progress_bars_disabled()
+    before = [each.level for each in loggers]
     for each in loggers:
         each.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with no_bars_of_datasets():
+            yield
     finally:
         for each, level in zip(loggers, before, strict=True):
             each.setLevel(level)
         transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def no_bars_of_datasets() -> Iterator[None]:
+    """Within `with`, no progress bars of `datasets`: they tell of splits that are generated, and not of photos."""
+    import datasets
+
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
         if bars:
             datasets.enable_progress_bars()
 

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from dedn_hf.data.processor import keep_freed_memory
 from dedn_hf.data.threads import settle_threads
@@ -54,13 +55,18 @@ class _Joined(ConcatDataset):
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module, data: Dataset, accelerator: Accelerator, batch_size: int = 64, num_workers: int = 0
+    model: torch.nn.Module,
+    data: Dataset,
+    accelerator: Accelerator,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    bar: bool = False,
 ) -> Predictions:
     """What the model says of every image, in order, whatever the number of processes.
 
     Args:
         model: prepared or not; it computes in the precision of `accelerator`. data: gives batches by `__getitems__`,
-            with `labels`.
+            with `labels`. bar: show how far it is.
     """
     keep_freed_memory()
     settle_threads()
@@ -70,7 +76,8 @@ def predict(
     was_training = model.training
     model.eval()
     gathered = []
-    for batch in loader:
+    silent = not (bar and accelerator.is_main_process)
+    for batch in tqdm(loader, desc="testing", unit=" batches", disable=silent):
         target = batch.pop("labels")
         with accelerator.autocast():  # a prepared model does it itself, but not the average of its weights
             output = model(**batch)

@@ -104,7 +104,7 @@ def evaluated(
     """The model's answers to the test photos, scored; it has the classes of the task already."""
     task = chosen.task
     inputs = inputs_from(model, task, chosen.load, features, accelerator, num_workers)
-    options = {"batch_size": batch_size, "num_workers": num_workers}
+    options = {"batch_size": batch_size, "num_workers": num_workers, "bar": True}
     _, found = evaluate(model.to(accelerator.device), inputs, task.table.seen, accelerator, **options)
     files = [file for split in ("seen", "unseen") for file in task.images[split]["file"][:]]
     return evaluation_of(model, task.table, found, files, chosen.notes)

@@ -42,7 +42,7 @@ def row(number: int, **changes) -> dict:
 
 
 def written(tmp_path, rows: list[dict]) -> str:
-    page.write_page(tmp_path / "page.html", rows, "answers.csv", "3 photos.")
+    page.write_page(tmp_path / "page.html", rows, "answers.csv", "3 photos")
     return (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
@@ -50,6 +50,9 @@ def test_the_least_sure_come_first_and_only_so_many(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MOST", 3)
     text = written(tmp_path, [row(i, confidence=share) for i, share in enumerate((0.9, 0.2, 0.5, 0.7))])
     assert re.findall(r">(IMG_\d)\.jpg<", text) == ["IMG_1", "IMG_2", "IMG_3"]
+    assert "<p>3 photos. The least sure come first." in text and "<nav" not in text  # there is one section
+    monkeypatch.setattr(page, "SECTION", 2)
+    assert written(tmp_path, [row(i) for i in range(4)]).count('<a href="#s') == 2
 
 
 def test_a_photo_shows_its_answer_second_and_two_attributes(tmp_path):

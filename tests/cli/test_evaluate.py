@@ -221,3 +221,9 @@ def test_what_the_training_leaves_is_enough_to_describe_a_class_by_photos(birds,
     assert AttributeTable.load(birds / "model2").class_names[-1] == "jay"
     assert main(["evaluate", str(birds / "model2"), str(birds / "photos"), "--cpu"]) == 0
     assert "Described with photos, which must not be among these: jay." in capsys.readouterr().out
+
+
+def test_one_bar_shows_how_far_it_is(birds, capfd):
+    evaluated(birds)
+    said = capfd.readouterr().err
+    assert "testing: 100%" in said and "Generating" not in said
