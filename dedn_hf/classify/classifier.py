@@ -68,7 +68,7 @@ class Summary:
         corrected = f", {self.corrected} with corrections" if self.corrected else ""
         broken = f"; {self.unreadable} could not be read" if self.unreadable else ""
         computed = "" if self.dtype == "float32" else f"; computed in {self.dtype}"
-        return f"{self.photos} photos{unknown}{groups}{corrected}{broken}{computed}"
+        return f"{self.photos} photo{'s' * (self.photos != 1)}{unknown}{groups}{corrected}{broken}{computed}"
 
 
 def classify(
@@ -213,7 +213,9 @@ def require_usable(
     if groups and top_k is not None:
         raise ValueError("top_k gives classes in each row, and groups are answers in their place. Leave out one.")
     if groups and not threshold:
-        raise ValueError("A group is the answer where no class is sure enough. Give precision or min_confidence.")
+        raise ValueError(
+            "A group is the answer where no class is sure enough. Give precision or min_confidence (--precision, --min-confidence)."
+        )
 
 
 def require_free(out: Path, html: Path | None, overwrite: bool, goes_on: bool) -> None:

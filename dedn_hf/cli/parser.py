@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import difflib
+import errno
 import functools
 import gc
 import os
@@ -100,6 +101,13 @@ def collect_garbage_seldom() -> None:
     atexit.register(gc.freeze)
 
 
+def message_of(error: Exception) -> str:
+    """What the user is told."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full: {error.filename or error}. Make room, and give the same command again."
+    return str(error)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `dedn` with `arguments` (default: the command line).
 
@@ -120,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(**given) or 0
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"dedn: {error}", file=sys.stderr)
+        print(f"dedn: {message_of(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name

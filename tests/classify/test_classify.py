@@ -1,6 +1,7 @@
 """`dedn classify`: one row a photo, in order, whatever is broken, stopped, or shared between processes."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -270,6 +271,29 @@ def test_a_file_that_another_process_is_writing_is_refused_and_left_alone(
     assert len(refused) == 3
     assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "expected.csv", "photos"]
+
+
+def test_on_a_full_disk_it_says_so_and_goes_on_when_there_is_room(
+    model, photos, tmp_path, small_blocks, monkeypatch, capsys
+):
+    model.save_pretrained(tmp_path / "model")
+    command = ["classify", str(tmp_path / "model"), str(photos), "--out", str(tmp_path / "answers.csv")]
+    with monkeypatch.context() as patch:
+        dumps = json.dumps
+
+        def full(content, **options):
+            if isinstance(content, dict) and str(content.get("file")).endswith("5.png"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return dumps(content, **options)
+
+        patch.setattr(json, "dumps", full)
+        assert main(command) == 2
+    block = tmp_path / "answers.csv.unfinished" / "00000002.jsonl"
+    said = f"dedn: the disk is full: {block}. Make room, and give the same command again."
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    assert main(command) == 3
+    classify(model, photos, tmp_path / "expected.csv")
+    assert (tmp_path / "answers.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
 
 
 SMALL_BLOCKS = """
