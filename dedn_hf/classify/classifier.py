@@ -214,7 +214,8 @@ def require_usable(
         raise ValueError("top_k gives classes in each row, and groups are answers in their place. Leave out one.")
     if groups and not threshold:
         raise ValueError(
-            "A group is the answer where no class is sure enough. Give precision or min_confidence (--precision, --min-confidence)."
+            "A group is the answer where no class is sure enough. Give precision or min_confidence (--precision, "
+            "--min-confidence)."
         )
 
 
