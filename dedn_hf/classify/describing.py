@@ -89,7 +89,8 @@ def described_row(
     """Name and row, A, of one class.
 
     Args:
-        name: of a new class, or of one in the table, which is changed. description: as of `AttributeTable.describe`.
+        name: of a new class, or of one in the table, which is changed. description: as of `AttributeTable.describe`;
+            attributes may be called as people say them, such as 'bill shape: hooked'.
         like: the class that it is like in all that is left out; default: itself where the table knows it, else the
             average class. traits: a table of traits with a row for it; `description` overrules that.
 
@@ -106,7 +107,23 @@ def described_row(
         base = filled_from(base, row_of(read_traits(traits, like=base), name))
     if not description and base is not table:
         return known or name, fills_of(base)
-    return known or name, base.describe(name, description)
+    return known or name, base.describe(name, in_words_of(table, description))
+
+
+def in_words_of(table: AttributeTable, description: Mapping[str, Any]) -> dict[str, Any]:
+    """The description, with attributes that are called as people say them as the table calls them.
+
+    Raises ValueError where both names of one are given.
+    """
+    plain = [spoken(attribute).casefold() for attribute in table.attribute_names]
+    found = {}
+    for said, value in description.items():
+        places = [place for place, name in enumerate(plain) if name == str(said).casefold()]
+        name = table.attribute_names[places[0]] if len(places) == 1 else said
+        if name in found:
+            raise ValueError(f"{name!r} is given twice. Leave out one.")
+        found[name] = value
+    return found
 
 
 def row_of(table: TraitTable, name: str) -> np.ndarray:

@@ -93,6 +93,7 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
     """Train and say what came out. Raises as `dedn_hf.training.run`."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
+    from dedn_hf.publish.saved import CHECKPOINTS
     from dedn_hf.training.experiment import Experiment, run
     from dedn_hf.training.output_folder import require_unfinished
     from dedn_hf.training.settings import TrainingSettings
@@ -119,7 +120,7 @@ def run_train(out: str, cpu: bool = False, **given: Any) -> None:
             if preset["model"].get("pretrained") is True and accelerator.is_main_process:
                 name = preset["model"]["backbone"]
                 print(f"\nLoading {name}, whose weights are downloaded the first time.", flush=True)
-            experiment.bar = announce(experiment, settings, accelerator)
+            experiment.bar = announce(experiment, settings, accelerator, goes_on=(Path(out) / CHECKPOINTS).is_dir())
         record = run(experiment, settings, out, accelerator)
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -282,8 +283,10 @@ def warn_of_forgetting(splits: datasets.DatasetDict, table: AttributeTable, star
         )
 
 
-def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Accelerator) -> Any:
-    """Say what will be done and about how long it takes; the progress bar for all of it."""
+def announce(
+    experiment: Experiment, settings: TrainingSettings, accelerator: Accelerator, goes_on: bool = False
+) -> Any:
+    """Say what will be done and about how long it takes; the progress bar for all of it. goes_on: after a stop."""
     from dedn_hf.data.tasks import fold_tasks
     from dedn_hf.training.experiment import new_model, pictures_to_compute
     from dedn_hf.training.plan import JointBar, measure, plan_of
@@ -300,6 +303,8 @@ def announce(experiment: Experiment, settings: TrainingSettings, accelerator: Ac
             print(f"  {trainings} trainings in which some of the known classes play the unseen ones, to choose by")
         for line in plan.describe():
             print(f"  {line}")
+        if goes_on:
+            print("  less what was done before it was stopped: it goes on there")
     return JointBar(plan, silent=not accelerator.is_main_process)
 
 
@@ -320,8 +325,10 @@ def report(record: dict, out: str, photos: str | None) -> None:
     guessing = chance(sum(record["data"]["classes"].values()) - unseen, unseen)
     print(f"After epoch {results['epoch']}, on photos that were not trained on, % right and what guessing gives:")
     for key in SCORES:
-        by_chance = "" if results[key] is None else percent(guessing[key])
-        print(f"  {key:6}{percent(results[key]):>10}{by_chance:>7}   {EXPLAINED[key]}")
+        if results[key] is not None:
+            print(f"  {key:6}{percent(results[key]):>6}{percent(guessing[key]):>7}   {EXPLAINED[key]}")
+    if untested := [key for key in SCORES if results[key] is None]:
+        print(f"  not tested, because there are no such photos: {', '.join(untested)}")
     if not photos:
         print(f"Protocol: {record['protocol']}.")
     print(f"The model and its card are in {out}. Next:")

@@ -147,6 +147,22 @@ def test_a_known_class_is_changed_in_what_is_said_only(birds, capsys):
     assert after.roles == before.roles and "001.Common_Buzzard, changed:" in capsys.readouterr().out
 
 
+def test_a_trait_may_be_called_as_the_answers_call_it(birds, capsys):
+    (birds / "birds.csv").write_text(TABLE.replace("crest", "has_crest::pointed"))
+    read_traits(birds / "birds.csv").save(birds / "model")
+    DEDNForZeroShot.from_timm(
+        "test_resnet", read_traits(birds / "birds.csv"), image_size=64, pretrained=False
+    ).save_pretrained(birds / "model")
+    assert describe(birds, "Owl", *OWL, "--set", "crest: pointed=yes") == 0
+    assert describe(birds, "Owl", *OWL, "--set", "has_crest::pointed=yes", out="model3") == 0
+    rows = [loaded(birds, name).attribute_table for name in ("model2", "model3")]
+    assert np.array_equal(rows[0].class_attributes, rows[1].class_attributes)
+    capsys.readouterr()
+    both = ("--set", "crest: pointed=yes", "--set", "has_crest::pointed=no")
+    assert describe(birds, "Owl", *OWL, *both, out="model4") == 2
+    assert "'has_crest::pointed' is given twice" in capsys.readouterr().err
+
+
 def test_rows_of_a_table_describe_classes(birds):
     (birds / "more.csv").write_text("bird;bill;mass (kg);belly\nSnowy Owl;hooked;1,4;white\nwren;curved;0,02;\n")
     assert describe(birds, "--traits", str(birds / "more.csv")) == 0

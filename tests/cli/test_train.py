@@ -65,7 +65,11 @@ def test_four_commands_lead_from_photos_to_answers(birds, weights, capsys):
     assert main(["check", photos, "--traits", table]) == 0
     assert train(birds, weights) == 0
     said = capsys.readouterr().out
-    assert "5 classes learned from photos, 2 only described" in said and "in all" in said
+    assert (
+        "5 classes learned from photos, 2 only described" in said
+        and "in all" in said
+        and "before it was stopped" not in said
+    )
     assert f"dedn evaluate {model} {photos}" in said and "not tested" in said
     AcceleratorState._reset_state(reset_partial_state=True)
     assert main(["evaluate", model, photos, "--cpu"]) == 0
@@ -160,7 +164,9 @@ def test_a_stopped_training_goes_on_with_the_same_command(birds, weights, monkey
     assert "The same command goes on" in capsys.readouterr().err
     assert not (birds / "model" / "run.json").exists()
     monkeypatch.setattr(loop, "evaluate", evaluate)
+    capsys.readouterr()
     assert train(birds, weights) == 0
+    assert "less what was done before it was stopped" in capsys.readouterr().out
     assert json.loads((birds / "model" / "run.json").read_text())["time"]["resumed"]
 
 
