@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,14 @@ class AttributeTable:
                 "The attribute table has no unseen class. Give it a column 'role' (train, val, unseen) or 'seen' "
                 "(1, 0) so that some classes are trained on and some are only described."
             )
+
+    def known_name(self, name: str) -> str | None:
+        """What the table calls a class, also where it is named as people say it; None where it is not known."""
+        if name in self.class_names:
+            return name
+        plain = spoken_class(name).casefold()
+        meant = [each for each in self.class_names if spoken_class(each).casefold() == plain]
+        return meant[0] if len(meant) == 1 else None
 
     def select(self, class_names: Sequence[str]) -> AttributeTable:
         """The table of `class_names` only, in that order. Raises ValueError for a name that is not in the table."""
@@ -390,6 +399,15 @@ def read_groups(groups: str | Path | dict[str, str], attribute_names: list[str])
 
 
 # Groups of attributes --------------------------------------------------------------------------------------------
+
+
+def spoken_class(name: str) -> str:
+    """A class's name for people: without the number that CUB puts before it, and with spaces.
+
+    >>> spoken_class("001.Black_footed_Albatross")
+    'Black footed Albatross'
+    """
+    return re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").replace("+", " ")
 
 
 def group_attributes(

@@ -303,8 +303,8 @@ def candidate_table(table: AttributeTable, candidates: Sequence[str] | Mapping[s
 
     Args:
         table: the classes that the model knows.
-        candidates: names of these, or names with a description, as in `DEDNPipeline.__call__`. A description of a name
-            that the model knows replaces the model's own.
+        candidates: names of these, as people say them, too, or names with a description, as in
+            `DEDNPipeline.__call__`. A description of a name that the model knows replaces the model's own.
 
     Raises:
         ValueError: unknown class or attribute, no candidates, the same name twice, values that are no numbers.
@@ -319,14 +319,18 @@ def candidate_table(table: AttributeTable, candidates: Sequence[str] | Mapping[s
     if len(described) < len(candidates):
         raise ValueError("candidate_labels names a class twice; name each once.")
     position = {name: i for i, name in enumerate(table.class_names)}
-    rows, roles = [], []
+    rows, roles, used = [], [], set()
     for name, description in described.items():
+        known = name if name in position or description is not None else table.known_name(str(name))
+        if known in used:
+            raise ValueError(f"candidate_labels names {known!r} twice; name each class once.")
+        used.add(name if known is None else known)
         if description is not None:
             rows.append(table.describe(name, description))
             roles.append("unseen")
-        elif name in position:
-            rows.append(table.class_attributes[position[name]])
-            roles.append(table.roles[position[name]])
+        elif known is not None:
+            rows.append(table.class_attributes[position[known]])
+            roles.append(table.roles[position[known]])
         else:
             raise ValueError(
                 f"The model knows no class {name!r}.{near_names(str(name), position)} "

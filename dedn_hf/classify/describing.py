@@ -98,7 +98,7 @@ def described_row(
         ValueError: an unknown class, trait or value; a new class of which nothing is said.
         FileNotFoundError: no such file.
     """
-    known = known_name(table, name)
+    known = table.known_name(name)
     start = like if like is None else table.class_names[find_name(like, table.class_names, spoken_class, "class")]
     start, base = start or known, table
     if start is not None:
@@ -139,13 +139,6 @@ def described_rows(table: AttributeTable, traits: str | Path) -> dict[str, np.nd
     read = read_traits(traits, like=table)
     names = matching.match(read.class_names, table.class_names).folder_of
     return {names.get(name, name): row for name, row in zip(read.class_names, read.class_attributes, strict=True)}
-
-
-def known_name(table: AttributeTable, name: str) -> str | None:
-    """What the table calls the class, None where it does not know it."""
-    plain = spoken_class(name).casefold()
-    meant = [each for each in table.class_names if each == name or spoken_class(each).casefold() == plain]
-    return name if name in meant else meant[0] if len(meant) == 1 else None
 
 
 def with_classes(table: AttributeTable, rows: Mapping[str, np.ndarray]) -> AttributeTable:

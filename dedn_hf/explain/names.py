@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
-from dedn_hf.modeling.attribute_table import near_names
+from dedn_hf.modeling.attribute_table import near_names, spoken_class
+
+__all__ = ["find_name", "spoken", "spoken_class"]
 
 
 def spoken(attribute: str) -> str:
@@ -15,15 +16,6 @@ def spoken(attribute: str) -> str:
     'bill shape: hooked'
     """
     return attribute.removeprefix("has_").replace("::", ": ").replace("_", " ")
-
-
-def spoken_class(name: str) -> str:
-    """A class's name for people: without the number that CUB puts before it, and with spaces.
-
-    >>> spoken_class("001.Black_footed_Albatross")
-    'Black footed Albatross'
-    """
-    return re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").replace("+", " ")
 
 
 def find_name(name: str, known: Sequence[str], as_spoken: Callable[[str], str], kind: str) -> int:

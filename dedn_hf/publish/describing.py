@@ -15,7 +15,6 @@ from dedn_hf.classify.describing import (
     compare,
     described_row,
     described_rows,
-    known_name,
     with_classes,
 )
 from dedn_hf.classify.from_photos import (
@@ -129,7 +128,7 @@ class Describer:
         photos: str | os.PathLike | None = None,
     ) -> None:
         """Describe a class by words as in `described_row`, by a folder of photos, or by both."""
-        words, called = None, known_name(self.before, name) or name
+        words, called = None, self.before.known_name(name) or name
         if description or like or traits or photos is None or called in self.before.class_names:
             called, words = described_row(self.before, name, description, like, traits)
         if photos is None:

@@ -273,6 +273,21 @@ def test_cosine_logits_of_described_classes_agree_with_the_model():
     assert as_dict(classify(pil_image(), candidate_labels=candidates)) == pytest.approx(expected(model), abs=1e-5)
 
 
+def test_candidates_may_be_named_as_people_say_them():
+    names = ["001.Snowy_Owl", "002.Great_Tit", "Great_Tit", *(f"bird {letter}" for letter in "cdef")]
+    model = image_model().eval()
+    model.set_classes(model.attribute_table.replace(class_names=names))
+    classify = DEDNPipeline(model=model, image_processor=model.image_processor(), task=TASK)
+    spoken = classify(pil_image(), candidate_labels=["snowy owl", "Bird C"])
+    as_known = classify(pil_image(), candidate_labels=["001.Snowy_Owl", "bird c"])
+    assert [each["score"] for each in spoken] == [each["score"] for each in as_known]
+    assert {each["label"] for each in spoken} == {"snowy owl", "Bird C"}
+    with pytest.raises(ValueError, match="names '001.Snowy_Owl' twice"):
+        classify(pil_image(), candidate_labels=["001.Snowy_Owl", "Snowy Owl"])
+    with pytest.raises(ValueError, match="knows no class 'great tit'"):  # it may be either
+        classify(pil_image(), candidate_labels=["great tit", "bird c"])
+
+
 @pytest.mark.parametrize(
     ("candidates", "message"),
     [
