@@ -126,7 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
     run = given.pop("run")
     try:
-        return run(**given) or 0
+        status = run(**given) or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who read the output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"dedn: {message_of(error)}", file=sys.stderr)
         return 2

@@ -30,6 +30,7 @@ SPLIT_FOLDERS = {
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
 HIDDEN = ("__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "#recycle", "system volume information")
+UNFINISHED = (".unfinished/", ".dedn-unfinished/")  # folders of commands that were stopped
 RAW = (".nef", ".cr2", ".cr3", ".dng", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 HEIC = (".heic", ".heif", ".hif")
@@ -151,7 +152,9 @@ def walk(
         names = sorted(entry.name + "/" * os.path.isdir(entry.path) for entry in entries)
     for name in names:
         path, inside = os.path.join(root, name.rstrip("/")), (*parts, name.rstrip("/"))
-        if name.startswith(".") or inside[-1].lower() in HIDDEN:
+        if name.endswith(UNFINISHED):
+            found.skipped["of a command that was stopped"].append(printable("/".join(inside)))
+        elif name.startswith(".") or inside[-1].lower() in HIDDEN:
             found.skipped["hidden, or litter of a system"].append(printable("/".join(inside)))
         elif not name.endswith("/"):
             yield path, inside

@@ -1,5 +1,9 @@
 """What `dedn` says when it is stopped, or given what it does not understand."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from dedn_hf import __version__
@@ -64,3 +68,11 @@ def test_the_version_can_be_asked_for(capsys):
     with pytest.raises(SystemExit) as end:
         main(["--version"])
     assert (end.value.code, capsys.readouterr().out) == (0, f"dedn_hf {__version__}\n")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "dedn_hf", "env"], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert done.stderr == b""

@@ -139,6 +139,13 @@ def test_hidden_folders_and_litter_are_skipped_at_every_level(birds):
     assert names == ["$RECYCLE.BIN", "Kite/#recycle", *inside, "__MACOSX"]
 
 
+def test_what_a_stopped_command_has_left_is_no_photo(birds):
+    def stop(root):
+        write_folder(root, {"answers.csv.unfinished": 1})
+
+    assert skipped_after(birds, stop) == {"of a command that was stopped": ["answers.csv.unfinished"]}
+
+
 HEIC = b"\0\0\0\x18ftypheic" + bytes(50)
 without_heic = pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
 
