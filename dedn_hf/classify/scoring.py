@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import torch
 from dedn_hf.classify.answers import COLUMNS, TOP_K_COLUMNS
 from dedn_hf.classify.corrected import Corrected
 from dedn_hf.classify.rollup import Rollup
+from dedn_hf.data.catalog import abbreviate
 from dedn_hf.data.processor import computing_in
 from dedn_hf.explain.evidence import contributions_of
 from dedn_hf.explain.names import find_name, spoken, spoken_class
@@ -19,6 +21,8 @@ from dedn_hf.modeling.pipeline_dedn import NONE_OF_THESE, UNKNOWN, why_unknown
 if TYPE_CHECKING:
     from dedn_hf.modeling.modeling_dedn import DEDNForZeroShot
 
+logger = logging.getLogger(__name__)
+
 TELLING = 3  # attributes in an answer
 
 
@@ -27,7 +31,9 @@ def candidate_classes(
 ) -> AttributeTable:
     """The classes to choose among: those of the model that are named, and those that are described.
 
-    Raises ValueError for an unknown name, a described class that the model knows, or fewer than two candidates.
+    A described class that the model knows is a candidate, too, and stays as the model knows it.
+
+    Raises ValueError for an unknown name, or fewer than two candidates.
     """
     names = table.class_names
 
@@ -39,8 +45,17 @@ def candidate_classes(
         name for name in (names if classes is None else dict.fromkeys(map(known, classes))) if name not in left_out
     ]
     if candidates is not None:
-        table = joined(table, candidates)
-        chosen += candidates.class_names
+        there = {name: table.known_name(name) for name in candidates.class_names}
+        new = [name for name, known_as in there.items() if known_as is None]
+        kept = [known_as for known_as in there.values() if known_as is not None]
+        if kept:
+            logger.warning(
+                "%d of the candidates are classes of the model, and stay as it knows them: %s. dedn describe changes "
+                "them.",
+                *(len(kept), abbreviate(kept)),
+            )
+        table = joined(table, candidates.select(new)) if new else table
+        chosen = [name for name in dict.fromkeys([*chosen, *kept]) if name not in left_out] + new
     if len(chosen) < 2:
         raise ValueError(f"There is {len(chosen)} class to choose among; give two at least.")
     return table.select(chosen)
@@ -48,9 +63,6 @@ def candidate_classes(
 
 def joined(table: AttributeTable, more: AttributeTable) -> AttributeTable:
     """Both tables' classes, with the first one's attributes; those of `more` count as unseen."""
-    twice = sorted(set(table.class_names) & set(more.class_names))
-    if twice:
-        raise ValueError(f"The model knows {twice[0]!r} already. Rename the described class, or leave it out.")
     more = more.select_attributes(table.attribute_names)
     return table.replace(
         class_names=table.class_names + more.class_names,

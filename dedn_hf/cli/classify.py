@@ -120,7 +120,8 @@ def run_classify(
     if levels and rollup is None:
         raise ValueError("--levels names columns of --rollup; give that file, too.")
     if rollup is not None:
-        names = loaded.attribute_table.class_names + getattr(given.get("candidates"), "class_names", [])
+        own, more = loaded.attribute_table, getattr(given.get("candidates"), "class_names", [])
+        names = own.class_names + [name for name in more if own.known_name(name) is None]
         given["groups"] = read_groups(rollup, names, levels)
     found = classify(loaded.to(state.device), photos, out, **given)
     if state.is_main_process:

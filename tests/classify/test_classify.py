@@ -173,12 +173,19 @@ def test_a_described_class_takes_part(model, photos, tmp_path):
     assert len(model.attribute_table) == 7
 
 
+def test_described_classes_that_the_model_knows_stay_as_it_knows_them(model, photos, tmp_path, caplog):
+    grown = AttributeTable(["Bird_B", "bird c"], tiny_table().attribute_names, np.ones((2, 8)))
+    classify(model, photos, tmp_path / "known.csv", classes=["bird a", "bird b", "bird c"])
+    classify(model, photos, tmp_path / "grown.csv", classes=["bird a", "bird c"], candidates=grown)
+    assert rows_of(tmp_path / "grown.csv") == rows_of(tmp_path / "known.csv")
+    assert "2 of the candidates are classes of the model, and stay as it knows them: bird b, bird c" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"classes": ["bird a", "bird ä"]}, "bird ä"),
         ({"classes": ["bird a"]}, "1 class to choose among"),
-        ({"candidates": tiny_table()}, "knows 'bird a' already"),
         ({"min_confidence": 2.0}, "between 0 and 1"),
         ({"precision": -1.0}, "between 0 and 1"),
         ({"top_k": 0}, "1 or more"),
