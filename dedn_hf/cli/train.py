@@ -84,7 +84,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
         "--select-on",
         choices=("val", "test", "last"),
         help="epoch: the best on learned classes that are held out (val, the default), the best on the test photos "
-        "(test: as published, and better than it is), or the last",
+        "(test: as published; the scores are then too good), or the last",
     )
     parser.set_defaults(run=run_train)
 
