@@ -592,8 +592,8 @@ def test_below_the_confidence_the_title_says_unknown(model, saved, capsys):
 
 
 def test_a_picture_is_never_much_higher_than_a_screen(model):
-    html = explain(model, picture(4, 400)).to_html()
-    assert re.search(r'class="photo" style="width:min\(100%, 0\.28rem\)"', html)
+    html = explain(model, picture(8, 400)).to_html()
+    assert re.search(r'class="photo" style="width:min\(100%, 0\.56rem\)"', html)
 
 
 def test_a_grey_picture_of_16_bits_is_the_same_as_of_8(model):
