@@ -154,6 +154,8 @@ def own_photos(
         same = [trained_on and all(trained_on.get(k) == v for k, v in photo_hashes(splits, table).items())]
         same = broadcast_object_list(same if accelerator.is_main_process else [None])
         notes.insert(0, relation_to_training(same[0]))
+        if same[0] and record.get("feature_precision") == "bfloat16":
+            notes.insert(1, "It computed in bfloat16, so without its features (--features) a few answers differ.")
     by_photos = sorted({each["class"] for each in record.get("described", []) if each.get("photos")})
     if by_photos:
         notes.append(f"Described with photos, which must not be among these: {abbreviate(by_photos)}.")

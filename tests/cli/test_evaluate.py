@@ -73,6 +73,13 @@ def test_the_photos_of_the_training_give_its_results(birds, capsys):
     assert "by chance" in screen and "50.0" in screen and "snow owl (described)" in screen
 
 
+def test_a_training_in_another_precision_is_told(birds):
+    record = json.loads((birds / "model" / "run.json").read_text())
+    (birds / "model" / "run.json").write_text(json.dumps(record | {"feature_precision": "bfloat16"}))
+    notes = evaluated(birds)["notes"]
+    assert notes[1] == "It computed in bfloat16, so without its features (--features) a few answers differ."
+
+
 def test_cached_features_give_the_results_of_images(birds):
     plain, cached = evaluated(birds), evaluated(birds, "--features", str(birds / "cache"))
     assert cached["photos"] == plain["photos"] and (birds / "cache" / "features.bin").is_file()
