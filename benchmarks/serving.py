@@ -63,8 +63,9 @@ def make_cases(model: str) -> list[Case]:
     from dedn_hf.publish.serving import load_pipeline
 
     classify = load_pipeline(model)
-    names, attributes = classify.model.attribute_table.class_names, classify.model.config.attribute_names
-    described = {names[0]: None, "a new class": {attributes[0]: 100.0, attributes[-1]: 50.0}}
+    table = classify.model.attribute_table
+    names, attributes, most = table.class_names, table.attribute_names, table.class_attributes.max(axis=0).tolist()
+    described = {names[0]: None, "a new class": {attributes[0]: most[0], attributes[-1]: most[-1] / 2}}
     choices = ({}, {"candidate_labels": names[:3]}, {"top_k": 2}, {"candidate_labels": described})
     cases = []
     for number in range(8):
