@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .inputs import describe_class, encode_one, near_names, plain_traits
+from .inputs import describe_class, encode_one, near_names, plain_traits, spoken_class
 from .saving import whole_file
 
 ROLES = ("train", "val", "unseen")
@@ -399,15 +398,6 @@ def read_groups(groups: str | Path | dict[str, str], attribute_names: list[str])
 
 
 # Groups of attributes --------------------------------------------------------------------------------------------
-
-
-def spoken_class(name: str) -> str:
-    """A class's name for people: without the number that CUB puts before it, and with spaces.
-
-    >>> spoken_class("001.Black_footed_Albatross")
-    'Black footed Albatross'
-    """
-    return re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").replace("+", " ")
 
 
 def group_attributes(

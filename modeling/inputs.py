@@ -378,6 +378,15 @@ def in_unit(number: float, unit: str, wanted: str) -> float:
 FAR = 1.0
 
 
+def spoken_class(name: str) -> str:
+    """A class's name for people: without the number that CUB puts before it, and with spaces.
+
+    >>> spoken_class("001.Black_footed_Albatross")
+    'Black footed Albatross'
+    """
+    return re.sub(r"^\d+\.(?=.)", "", name).replace("_", " ").replace("+", " ")
+
+
 def near_names(name: str, known: Iterable[str]) -> str:
     """' Did you mean 'a', 'b'?' for an unknown name or a part of a name, or '' when nothing in `known` is near."""
     lowered = {k.lower(): k for k in known}
